@@ -1,0 +1,229 @@
+// Package agent is the vocabulary of hearth-agent, the daemon on every
+// instance: what it is told to run ([Assignment], [DesiredSet]), what it says
+// about it ([EnvironmentStatus], [Report]) and what it does all day
+// ([Invocation], [Verdict]). Behaviour lives in the packages beneath.
+//
+// # Model
+//
+// An execution environment is one assignment made real:
+//
+//	          ┌───────────────────────── backoff ──────────────────────┐
+//	          ▼                                                        │
+//	pending ──► starting ──► ready ──► draining ──► (gone)             │
+//	               │           └──── process ended ────────────────────┤
+//	               └──── init error, init timeout, exit ──► failed ────┘
+//
+// The control service names environments and decides where they run; the agent
+// may run several containers (sandboxes) for one environment one after the
+// other, and two at once while one replaces the other.
+package agent
+
+import (
+	"time"
+)
+
+// InstanceID names an instance.
+type InstanceID string
+
+// EnvironmentID names an execution environment, unique for all time. It is
+// chosen by the control service: lower-case letters, digits and hyphens, at
+// most 48 characters.
+type EnvironmentID string
+
+// MilliCPU is CPU in thousandths of a vCPU.
+type MilliCPU int64
+
+// Bytes is a size in bytes.
+type Bytes int64
+
+// Resources is an amount of CPU and memory.
+type Resources struct {
+	CPU    MilliCPU
+	Memory Bytes
+}
+
+// Assignment is everything needed to run one execution environment. It never
+// changes under one environment id.
+type Assignment struct {
+	Environment EnvironmentID
+	// FunctionARN is the qualified ARN of the version.
+	FunctionARN  string
+	FunctionName string
+	// Version is "$LATEST.PUBLISHED" or a number.
+	Version string
+	// Revision names this publication of the version.
+	Revision string
+	Image    Image
+	// Code is the zip archive; zero for functions packaged as an image.
+	Code    Code
+	Handler string
+	// Runtime is a name such as "provided.al2023"; empty for images.
+	Runtime string
+	// Variables are the customer's environment variables.
+	Variables map[string]string
+	// Limits are CPU quota and memory limit, both above zero.
+	Limits Resources
+	// EphemeralStorage is the size of /tmp.
+	EphemeralStorage Bytes
+	// Timeout bounds one invoke, 1 s to 900 s.
+	Timeout time.Duration
+	// InitTimeout bounds the time to the first /next.
+	InitTimeout time.Duration
+	// MaxConcurrency is how many invokes may run at once, 1 to 1600.
+	MaxConcurrency int
+	Logging        Logging
+}
+
+// Image is a container image and the credentials to pull it.
+type Image struct {
+	Ref                string
+	Username, Password string
+}
+
+// Code names a zip archive by its content.
+type Code struct {
+	// SHA256 is lower-case hexadecimal.
+	SHA256 string
+	Size   Bytes
+}
+
+// Logging is a function's logging configuration.
+type Logging struct {
+	// Format is "JSON" or "Text".
+	Format string
+	// ApplicationLevel and SystemLevel are AWS's level names.
+	ApplicationLevel, SystemLevel string
+	Group                         string
+}
+
+// DesiredSet is the complete set of environments this instance should run.
+type DesiredSet struct {
+	// Epoch is the leadership term it was decided in, Generation counts within
+	// it. Older ones are refused.
+	Epoch, Generation uint64
+	Environments      []DesiredEnvironment
+	// Intent says that a large removal is meant.
+	Intent StopIntent
+}
+
+// DesiredEnvironment is one member of a desired set.
+type DesiredEnvironment struct {
+	Assignment Assignment
+	// Draining asks to finish what runs and refuse what is new.
+	Draining bool
+}
+
+// StopIntent says why environments are missing from a desired set.
+type StopIntent string
+
+// The intents.
+const (
+	StopFew    StopIntent = ""
+	StopDrain  StopIntent = "drain"
+	StopDelete StopIntent = "delete"
+)
+
+// EnvironmentState is where an environment is in its life.
+type EnvironmentState string
+
+// The states in the order they happen.
+const (
+	StatePending  EnvironmentState = "pending"
+	StateStarting EnvironmentState = "starting"
+	StateReady    EnvironmentState = "ready"
+	StateDraining EnvironmentState = "draining"
+	StateFailed   EnvironmentState = "failed"
+)
+
+// EnvironmentStatus is one environment as the agent sees it.
+type EnvironmentStatus struct {
+	Environment EnvironmentID
+	FunctionARN string
+	Revision    string
+	State       EnvironmentState
+	// ReasonCode is a StateReasonCode of the Lambda API and Reason the same for
+	// people; both empty unless failed.
+	ReasonCode, Reason string
+	// Failures counts failed starts since the environment was last ready.
+	Failures int
+	// Sandbox is the container that serves it now, or served it last.
+	Sandbox        string
+	Since          time.Time
+	MaxConcurrency int
+	Heat           EnvironmentHeat
+}
+
+// EnvironmentHeat is how hot an environment is.
+type EnvironmentHeat struct {
+	// InFlight counts invokes running now.
+	InFlight int
+	// CPU is averaged over the last second.
+	CPU MilliCPU
+	// Memory is without reclaimable cache.
+	Memory Bytes
+	// Tmp is what is used of /tmp.
+	Tmp Bytes
+}
+
+// HostHeat is how hot the instance is.
+type HostHeat struct {
+	CPU                 MilliCPU
+	Memory              Bytes
+	DiskUsed, DiskTotal Bytes
+	InFlight            int
+}
+
+// Report is the state of the instance at one moment.
+type Report struct {
+	At                time.Time
+	Epoch, Generation uint64
+	// Refused says why the last received set was refused; empty if accepted.
+	Refused string
+	// Stopping says the agent admits nothing new because it is shutting down.
+	Stopping     bool
+	Host         HostHeat
+	Environments []EnvironmentStatus
+}
+
+// Invocation is one event for one environment, without its payload.
+type Invocation struct {
+	// RequestID is a UUID, unique for all time.
+	RequestID   string
+	Environment EnvironmentID
+	// InvokedARN is the ARN as the caller gave it, completed.
+	InvokedARN string
+	// Source says who asked, for example "lambda-api".
+	Source string
+	// Timeout is how long the function may take, counted from admission.
+	Timeout time.Duration
+	// DetachedDeadline, when not zero, keeps the invocation running until then
+	// even if its caller leaves.
+	DetachedDeadline time.Time
+	ClientContext    string
+	TraceID          string
+	ContentType      string
+}
+
+// Reason is why an invocation was refused.
+type Reason string
+
+// The reasons. The first four are AWS's throttle metrics: ConcurrencyThrottles,
+// CPUThrottles, MemoryThrottles, DiskThrottles.
+const (
+	ReasonConcurrency Reason = "concurrency"
+	ReasonCPU         Reason = "cpu"
+	ReasonMemory      Reason = "memory"
+	ReasonDisk        Reason = "disk"
+	ReasonDraining    Reason = "draining"
+	ReasonNotReady    Reason = "not-ready"
+)
+
+// Verdict is the answer to "may this invocation run here, now?". The zero value
+// refuses for no reason and is never returned.
+type Verdict struct {
+	Admitted bool
+	// Reason is set when not admitted.
+	Reason Reason
+	// RetryAfter is when it may be worth asking again; 0 means unknown.
+	RetryAfter time.Duration
+}
