@@ -1,0 +1,363 @@
+// Package controlplane is the vocabulary of hearth-control: what users ask for
+// ([CapacityProvider], [Function], [Version], [ScalingConfig]), what exists
+// ([Instance], [Environment]), the [Snapshot] deciders look at and the [Action]
+// they return. Behaviour lives in the packages beneath.
+//
+// Intent (providers, functions, versions, scaling configs, instances we asked a
+// cloud for) is durable and lives in the store. Observation (what runs where,
+// how hot it is, who is alive) is rebuilt from the agents' reports.
+package controlplane
+
+import (
+	"strconv"
+	"time"
+)
+
+// Names and ids. They are distinct types so that they cannot be mixed up.
+type (
+	// ProviderName names a capacity provider: 1–140 of [a-zA-Z0-9-_].
+	ProviderName string
+	// FunctionName names a function: 1–64 of [a-zA-Z0-9-_].
+	FunctionName string
+	// Qualifier is "$LATEST", "$LATEST.PUBLISHED" or a version number.
+	Qualifier string
+	// Revision names one publication of a version, a UUID.
+	Revision string
+	// InstanceID names an instance: "i-" and 17 hexadecimal digits.
+	InstanceID string
+	// EnvironmentID names an execution environment: "e-" and 16 hexadecimal digits.
+	EnvironmentID string
+	// Zone is an availability zone; every subnet of a provider is one.
+	Zone string
+	// MilliCPU is CPU in thousandths of a vCPU.
+	MilliCPU int64
+	// Bytes is a size in bytes.
+	Bytes int64
+)
+
+// The qualifiers with a meaning of their own.
+const (
+	Latest          Qualifier = "$LATEST"
+	LatestPublished Qualifier = "$LATEST.PUBLISHED"
+)
+
+// Number is the qualifier of the nth published version.
+func Number(n int) Qualifier { return Qualifier(strconv.Itoa(n)) }
+
+// Resources is an amount of CPU and memory.
+type Resources struct {
+	CPU    MilliCPU
+	Memory Bytes
+}
+
+// Fits reports whether r can be taken from free.
+func (r Resources) Fits(free Resources) bool { return r.CPU <= free.CPU && r.Memory <= free.Memory }
+
+// Plus is r and o together.
+func (r Resources) Plus(o Resources) Resources {
+	return Resources{CPU: r.CPU + o.CPU, Memory: r.Memory + o.Memory}
+}
+
+// Minus is r without o.
+func (r Resources) Minus(o Resources) Resources {
+	return Resources{CPU: r.CPU - o.CPU, Memory: r.Memory - o.Memory}
+}
+
+// ProviderState is the State of a capacity provider as AWS names it.
+type ProviderState string
+
+// The states in the order they happen.
+const (
+	ProviderPending  ProviderState = "Pending"
+	ProviderActive   ProviderState = "Active"
+	ProviderFailed   ProviderState = "Failed"
+	ProviderDeleting ProviderState = "Deleting"
+)
+
+// CapacityProvider is the pool of instances functions are bound to.
+type CapacityProvider struct {
+	Name  ProviderName
+	ARN   string
+	State ProviderState
+	// Zones are the subnets, 1–16; each is an availability zone. Required.
+	Zones            []Zone
+	SecurityGroups   []string
+	OperatorRoleARN  string
+	Architecture     string // "x86_64" or "arm64"
+	AllowedTypes     []string
+	ExcludedTypes    []string
+	MaxVCPU          int    // 2–15000
+	ScalingMode      string // "Auto" or "Manual"
+	ScalingPolicies  []ScalingPolicy
+	KMSKeyARN        string
+	PropagateTags    map[string]string
+	PropagateTagMode string
+	SystemLogLevel   string
+	LogGroup         string
+	Tags             map[string]string
+	CreatedAt        time.Time
+	ModifiedAt       time.Time
+}
+
+// ScalingPolicy is one target of Manual scaling.
+type ScalingPolicy struct {
+	Metric string
+	Target float64 // per cent
+}
+
+// Function is a function: its editable $LATEST and what was published.
+type Function struct {
+	Name FunctionName
+	ARN  string // unqualified
+	// Provider is the capacity provider it is bound to.
+	Provider ProviderName
+	// Latest is $LATEST: editable, never run.
+	Latest Version
+	// NextNumber is the number the next published version gets, from 1.
+	NextNumber int
+	// Deleting is set from the request until its environments are gone.
+	Deleting  bool
+	Tags      map[string]string
+	CreatedAt time.Time
+}
+
+// VersionState is the State of a function version as AWS names it.
+type VersionState string
+
+// The states of lmi-behaviour that occur here, in the order they happen.
+const (
+	VersionPending            VersionState = "Pending"
+	VersionActive             VersionState = "Active"
+	VersionFailed             VersionState = "Failed"
+	VersionDeactivating       VersionState = "Deactivating"
+	VersionDeactivated        VersionState = "Deactivated"
+	VersionActiveNonInvocable VersionState = "ActiveNonInvocable"
+	VersionDeleting           VersionState = "Deleting"
+)
+
+// UpdateStatus is the LastUpdateStatus of a version as AWS names it.
+type UpdateStatus string
+
+// The statuses.
+const (
+	UpdateSuccessful UpdateStatus = "Successful"
+	UpdateInProgress UpdateStatus = "InProgress"
+	UpdateFailed     UpdateStatus = "Failed"
+)
+
+// Version is one version of a function: $LATEST, $LATEST.PUBLISHED or a
+// number. Config and Code of a numbered version never change.
+type Version struct {
+	Function  FunctionName
+	Provider  ProviderName
+	Qualifier Qualifier
+	// Revision changes with every publication of $LATEST.PUBLISHED and every
+	// change of $LATEST; it is the RevisionId of the Lambda API.
+	Revision Revision
+	ARN      string // qualified, except for $LATEST
+	Config   Config
+	Code     Code
+
+	State      VersionState
+	ReasonCode string // StateReasonCode
+	Reason     string // StateReason
+	// Update describes the last publication of a version that was serving already.
+	Update           UpdateStatus
+	UpdateReasonCode string
+	UpdateReason     string
+	// Serving, when not nil, is the publication that serves while this one
+	// starts: $LATEST.PUBLISHED published again. It is removed once this one is ready.
+	Serving *Publication
+
+	// Scaling is what was asked for; nil means the default.
+	Scaling *ScalingConfig
+	// Applied is the scaling config in force.
+	Applied ScalingConfig
+
+	ModifiedAt time.Time
+}
+
+// Publication is the immutable part of a version that environments run.
+type Publication struct {
+	Revision Revision
+	Config   Config
+	Code     Code
+}
+
+// Publication returns what environments of the version should run.
+func (v *Version) Publication() Publication {
+	return Publication{Revision: v.Revision, Config: v.Config, Code: v.Code}
+}
+
+// Config is the configuration of a version.
+type Config struct {
+	Description   string
+	RoleARN       string
+	Runtime       string // empty for images
+	Handler       string
+	PackageType   string // "Zip" or "Image"
+	MemoryMB      int
+	TimeoutS      int
+	Variables     map[string]string
+	EphemeralMB   int
+	Architecture  string
+	TracingMode   string // "PassThrough" or "Active"
+	LogFormat     string // "JSON"
+	AppLogLevel   string
+	SysLogLevel   string
+	LogGroup      string
+	DeadLetterARN string
+	// MaxConcurrency is PerExecutionEnvironmentMaxConcurrency; 0 means the
+	// runtime's default.
+	MaxConcurrency int
+	// GiBPerVCPU is ExecutionEnvironmentMemoryGiBPerVCpu; 0 means the default, 2.
+	GiBPerVCPU float64
+}
+
+// DefaultGiBPerVCPU is the memory in GiB that comes with one vCPU when the
+// function does not say (lmi-behaviour §2.2).
+const DefaultGiBPerVCPU = 2.0
+
+// Resources is what one environment of this configuration is promised.
+func (c *Config) Resources() Resources {
+	ratio := c.GiBPerVCPU
+	if ratio <= 0 {
+		ratio = DefaultGiBPerVCPU
+	}
+	return Resources{
+		CPU:    MilliCPU(float64(c.MemoryMB) / 1024 / ratio * 1000),
+		Memory: Bytes(c.MemoryMB) << 20,
+	}
+}
+
+// Concurrency is how many invokes one environment runs at once: what was asked
+// for, or 8 for each vCPU and at least 1.
+func (c *Config) Concurrency() int {
+	if c.MaxConcurrency > 0 {
+		return c.MaxConcurrency
+	}
+	return max(1, int(8*c.Resources().CPU/1000))
+}
+
+// Code is a version's code.
+type Code struct {
+	// SHA256 of the archive, lower-case hexadecimal; Size in bytes. Zero for images.
+	SHA256 string
+	Size   Bytes
+	// Image is the reference of a function packaged as an image.
+	Image string
+}
+
+// ScalingConfig bounds the number of environments of a version. Zero and zero
+// deactivates it.
+type ScalingConfig struct {
+	// Min and Max are 0–15000; Max 0 with Min above 0 means no maximum.
+	Min, Max int
+}
+
+// DefaultScaling holds until the user says otherwise (lmi-behaviour §3.3).
+func DefaultScaling() ScalingConfig { return ScalingConfig{Min: 3} }
+
+// InstanceState is what was decided about an instance.
+type InstanceState string
+
+// The states in the order they happen.
+const (
+	InstanceLaunching   InstanceState = "launching"
+	InstanceRunning     InstanceState = "running"
+	InstanceDraining    InstanceState = "draining"
+	InstanceTerminating InstanceState = "terminating"
+)
+
+// Instance is one machine of a provider: the durable record, joined in a
+// snapshot with what its agent says.
+type Instance struct {
+	ID       InstanceID
+	Provider ProviderName
+	Zone     Zone
+	State    InstanceState
+	// Size is what was asked for; the agent says what it really has.
+	Size         Resources
+	Architecture string
+	// Fleet is the driver that launched it: "local", "ec2", "static".
+	Fleet     string
+	CreatedAt time.Time
+
+	// Observed is nil until the agent was heard of since this process started.
+	Observed *InstanceObservation `json:"-"`
+}
+
+// InstanceObservation is what an agent says about its instance.
+type InstanceObservation struct {
+	Connected    bool
+	Stopping     bool
+	Allocatable  Resources
+	HeardAt      time.Time
+	AgentVersion string
+	Hostname     string
+	Heat         HostHeat
+	// EmptySince is when it last had an environment; zero while it has one.
+	EmptySince time.Time
+}
+
+// HostHeat is how hot an instance is.
+type HostHeat struct {
+	CPU                 MilliCPU
+	Memory              Bytes
+	DiskUsed, DiskTotal Bytes
+	InFlight            int
+}
+
+// EnvironmentState is where an environment is in its life.
+type EnvironmentState string
+
+// The states in the order they happen; Unknown means its agent is not heard.
+const (
+	EnvironmentUnknown  EnvironmentState = "Unknown"
+	EnvironmentPending  EnvironmentState = "Pending"
+	EnvironmentStarting EnvironmentState = "Starting"
+	EnvironmentReady    EnvironmentState = "Ready"
+	EnvironmentDraining EnvironmentState = "Draining"
+	EnvironmentFailed   EnvironmentState = "Failed"
+)
+
+// Environment is one execution environment: where it was placed, joined with
+// what its agent says.
+type Environment struct {
+	ID        EnvironmentID
+	Provider  ProviderName
+	Function  FunctionName
+	Qualifier Qualifier
+	Revision  Revision
+	Instance  InstanceID
+	Size      Resources
+	// Draining was decided: it takes nothing new and goes once it is idle.
+	Draining bool
+	// PlacedAt is when it was decided, by this process's clock.
+	PlacedAt time.Time
+
+	State              EnvironmentState
+	ReasonCode, Reason string
+	Failures           int
+	Sandbox            string
+	Since              time.Time
+	MaxConcurrency     int
+	Heat               EnvironmentHeat
+}
+
+// EnvironmentHeat is how hot an environment is.
+type EnvironmentHeat struct {
+	InFlight int
+	CPU      MilliCPU
+	Memory   Bytes
+	Tmp      Bytes
+}
+
+// Snapshot is everything deciders know about one capacity provider at one
+// moment. It is never changed once made. Slices are ordered by id or name.
+type Snapshot struct {
+	Provider     CapacityProvider
+	Versions     []Version // those that may run: not $LATEST
+	Instances    []Instance
+	Environments []Environment
+}
