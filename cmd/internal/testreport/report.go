@@ -48,6 +48,7 @@ type report struct {
 	reasons  map[testID]string   // of skips
 	build    map[string][]string // compiler output by import path
 	broken   []string            // packages that failed, in order
+	writing  error               // the first failure to write to w
 }
 
 func newReport(w io.Writer) *report {
@@ -57,6 +58,12 @@ func newReport(w io.Writer) *report {
 		output:   map[testID][]string{},
 		reasons:  map[testID]string{},
 		build:    map[string][]string{},
+	}
+}
+
+func (r *report) printf(format string, args ...any) {
+	if _, err := fmt.Fprintf(r.w, format, args...); err != nil && r.writing == nil {
+		r.writing = fmt.Errorf("writing the report: %w", err)
 	}
 }
 
@@ -73,7 +80,7 @@ func (r *report) read(in io.Reader) error {
 			}
 		}
 		if line != "" {
-			fmt.Fprint(r.w, line)
+			r.printf("%s", line)
 		}
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -110,7 +117,7 @@ func (r *report) print(id testID, text string) {
 	switch text {
 	case "PASS\n", "FAIL\n":
 	default:
-		fmt.Fprint(r.w, text)
+		r.printf("%s", text)
 	}
 }
 
@@ -122,7 +129,7 @@ func (r *report) endTest(id testID, action string) {
 	}
 	switch now {
 	case failed:
-		fmt.Fprint(r.w, strings.Join(r.output[id], ""))
+		r.printf("%s", strings.Join(r.output[id], ""))
 	case skipped:
 		r.reasons[id] = skipReason(r.output[id])
 	case passed:
@@ -137,13 +144,13 @@ func (r *report) endPackage(id testID, e *event) {
 		return
 	}
 	r.broken = append(r.broken, id.pkg)
-	fmt.Fprint(r.w, strings.Join(r.build[e.FailedBuild], ""))
+	r.printf("%s", strings.Join(r.build[e.FailedBuild], ""))
 	delete(r.build, e.FailedBuild)
 	ids := slices.SortedFunc(maps.Keys(r.output), testID.compare)
 	for _, open := range ids {
 		if open.pkg == id.pkg {
 			r.outcomes[open] = failed
-			fmt.Fprint(r.w, strings.Join(r.output[open], ""))
+			r.printf("%s", strings.Join(r.output[open], ""))
 			delete(r.output, open)
 		}
 	}
@@ -179,9 +186,9 @@ func (r *report) finish(allowed allowList) error {
 	pass, fail, skip := r.ended(passed), r.ended(failed), r.ended(skipped)
 	var faults []error
 	if len(fail) > 0 {
-		fmt.Fprintln(r.w, "\nfailed:")
+		r.printf("\nfailed:\n")
 		for _, id := range fail {
-			fmt.Fprintln(r.w, "  "+id.String())
+			r.printf("  %s\n", id)
 		}
 		faults = append(faults, errors.New("tests failed"))
 	}
@@ -194,12 +201,12 @@ func (r *report) finish(allowed allowList) error {
 	if err := r.printSkips(skip, allowed); err != nil {
 		faults = append(faults, err)
 	}
-	fmt.Fprintf(r.w, "%d passed, %d failed, %d skipped\n", len(pass), len(fail), len(skip))
-	return errors.Join(faults...)
+	r.printf("%d passed, %d failed, %d skipped\n", len(pass), len(fail), len(skip))
+	return errors.Join(append(faults, r.writing)...)
 }
 
 func (r *report) printSkips(skip []testID, allowed allowList) error {
-	fmt.Fprintf(r.w, "\n%d skipped\n", len(skip))
+	r.printf("\n%d skipped\n", len(skip))
 	unlisted := 0
 	for _, id := range skip {
 		mark := ""
@@ -207,10 +214,10 @@ func (r *report) printSkips(skip []testID, allowed allowList) error {
 			mark = " [not on the list of allowed skips]"
 			unlisted++
 		}
-		fmt.Fprintf(r.w, "  %s: %s%s\n", id, r.reasons[id], mark)
+		r.printf("  %s: %s%s\n", id, r.reasons[id], mark)
 	}
 	for _, id := range allowed.stale(skip) {
-		fmt.Fprintf(r.w, "  (%s is allowed to be skipped, and was not)\n", id)
+		r.printf("  (%s is allowed to be skipped, and was not)\n", id)
 	}
 	if unlisted > 0 {
 		return fmt.Errorf("%d tests were skipped that are not on the list of allowed skips", unlisted)
