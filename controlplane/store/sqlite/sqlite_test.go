@@ -1,49 +1,183 @@
 package sqlite_test
 
 import (
+	"database/sql"
+	"fmt"
+	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/hearth-compute/hearth/controlplane"
 	"github.com/hearth-compute/hearth/controlplane/store"
 	"github.com/hearth-compute/hearth/controlplane/store/sqlite"
+	"github.com/hearth-compute/hearth/controlplane/store/storetest"
 )
 
-func TestSmoke(t *testing.T) {
-	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "a b?c%.db"))
+const fileName = "a b?c%d#.db" // characters that mean something in a URL
+
+func open(t testing.TB, dir string) store.DB {
+	t.Helper()
+	db, err := sqlite.Open(t.Context(), filepath.Join(dir, fileName))
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = db.Update(t.Context(), func(w store.Writer) error {
-		for i := range 3 {
-			if err := w.PutVersion(controlplane.Version{Function: "f", Qualifier: controlplane.Number(9 + i)}); err != nil {
-				return err
-			}
-		}
-		e, err := w.NextEpoch()
-		t.Log(e, err)
-		e, err = w.NextEpoch()
-		t.Log(e, err)
-		return w.PutVersion(controlplane.Version{Function: "f", Qualifier: controlplane.LatestPublished})
+	return db
+}
+
+func TestSQLiteIsAStore(t *testing.T) {
+	t.Parallel()
+	storetest.Run(t, open)
+}
+
+func TestFilesAreForTheirOwnerOnly(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	db := open(t, dir)
+	defer db.Close()
+	err := db.Update(t.Context(), func(w store.Writer) error {
+		return w.PutProvider(controlplane.CapacityProvider{Name: "p"})
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = db.View(t.Context(), func(r store.Reader) error {
-		vs, err := r.Versions("f")
-		for _, v := range vs {
-			t.Log(v.Qualifier)
-		}
-		v, err2 := r.Version("f", "10")
-		t.Log(v.Qualifier, err2)
-		return err
-	})
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, _ := filepath.Glob(filepath.Join(filepath.Dir("/"), "nope"))
-	_ = m
+	if len(entries) < 2 {
+		t.Errorf("%d files, want the database and its log", len(entries))
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %v, want 0600", e.Name(), info.Mode().Perm())
+		}
+	}
+}
+
+func TestAFileOfANewerProgramIsRefused(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "x.db")
+	db, err := sqlite.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
+	}
+	raw, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	if _, err := raw.ExecContext(t.Context(), `INSERT INTO schema_migrations VALUES (9999, 'later')`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := raw.ExecContext(t.Context(), `DELETE FROM schema_migrations WHERE number > 1 AND number < 9999`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sqlite.Open(t.Context(), path); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("error %v, want FailedPrecondition", err)
+	}
+}
+
+func TestOpenSaysWhichFileItCannotOpen(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "missing", "x.db")
+	if _, err := sqlite.Open(t.Context(), path); !errdefs.IsUnavailable(err) {
+		t.Errorf("error %v, want Unavailable", err)
+	}
+	garbage := filepath.Join(t.TempDir(), "garbage.db")
+	if err := os.WriteFile(garbage, []byte("this is not a database, it is a text of some length, long enough"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sqlite.Open(t.Context(), garbage); !errdefs.IsUnavailable(err) {
+		t.Errorf("error %v, want Unavailable", err)
+	}
+}
+
+func TestUpdatesThatWaitShareACommit(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		db := open(t, dir)
+		release := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			err := db.Update(t.Context(), func(store.Writer) error {
+				<-release
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait() // a batch is under way: all below wait for the next one
+		const waiters = 50
+		var ran, answered atomic.Int32
+		for i := range waiters {
+			wg.Go(func() {
+				err := db.Update(t.Context(), func(w store.Writer) error {
+					ran.Add(1)
+					if n := answered.Load(); n != 0 {
+						t.Errorf("update %d ran after %d others were answered: not one commit", i, n)
+					}
+					return w.PutInstance(controlplane.Instance{ID: controlplane.InstanceID(fmt.Sprint(i))})
+				})
+				if err != nil {
+					t.Error(err)
+				}
+				answered.Add(1)
+			})
+		}
+		synctest.Wait()
+		if n := ran.Load(); n != 0 {
+			t.Errorf("%d updates ran inside another batch", n)
+		}
+		close(release)
+		wg.Wait()
+		if n := ran.Load(); n != waiters {
+			t.Errorf("%d updates ran, want %d", n, waiters)
+		}
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// BenchmarkUpdate compares one caller, whose every update is a commit of its
+// own, with 64 whose updates share commits.
+func BenchmarkUpdate(b *testing.B) {
+	for _, callers := range []int{1, 64} {
+		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
+			db := open(b, b.TempDir())
+			defer db.Close()
+			body := controlplane.Instance{Architecture: string(make([]byte, 200))}
+			var next atomic.Int64
+			var wg sync.WaitGroup
+			b.ResetTimer()
+			for range callers {
+				wg.Go(func() {
+					for n := next.Add(1); n <= int64(b.N); n = next.Add(1) {
+						in := body
+						in.ID = controlplane.InstanceID(fmt.Sprintf("i-%017x", n))
+						if err := db.Update(b.Context(), func(w store.Writer) error { return w.PutInstance(in) }); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "updates/s")
+		})
 	}
 }
