@@ -142,7 +142,7 @@ type Spec struct {
 	// Limits are required.
 	Limits Limits
 	// Labels are kept with the sandbox and returned by List. Keys and values
-	// together at most 4 KiB each pair.
+	// together at most 4,000 bytes each pair.
 	Labels map[string]string
 	// Metadata is kept with the sandbox and returned by List: what the owner
 	// needs to take the sandbox back after a restart. At most 1 MiB. It may hold

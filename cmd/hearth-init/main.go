@@ -1,0 +1,98 @@
+// Command hearth-init is PID 1 of every sandbox: it starts the command,
+// forwards signals to it, reaps orphans and ends with the command's exit code.
+//
+//	hearth-init -- FILE[:FILE…] [ARGUMENT…]
+//
+// The first FILE that exists is run. The exit code is the command's, 128+n if
+// signal n ended it, 127 if no FILE exists and 126 if it cannot be executed.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+)
+
+// Exit codes as shells use them.
+const (
+	exitUsage         = 64
+	exitNotExecutable = 126
+	exitNotFound      = 127
+	exitSignalBase    = 128
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stderr))
+}
+
+func run(args []string, stderr io.Writer) int {
+	if len(args) < 2 || args[0] != "--" {
+		_, _ = fmt.Fprintln(stderr, "usage: hearth-init -- FILE[:FILE...] [ARGUMENT...]")
+		return exitUsage
+	}
+	args = args[1:]
+	file, err := choose(args[0])
+	if err != nil {
+		_, _ = fmt.Fprintf(stderr, "hearth-init: %v\n", err)
+		return exitNotFound
+	}
+	signals := make(chan os.Signal, 16) // signals that may arrive while one is forwarded
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGCHLD)
+	child, err := os.StartProcess(file, append([]string{file}, args[1:]...), &os.ProcAttr{
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
+		Env:   os.Environ(),
+	})
+	if err != nil {
+		_, _ = fmt.Fprintf(stderr, "hearth-init: %v\n", err)
+		return exitNotExecutable
+	}
+	return supervise(child.Pid, signals)
+}
+
+// choose returns the first of the colon-separated files that exists.
+func choose(list string) (string, error) {
+	for file := range strings.SplitSeq(list, ":") {
+		if info, err := os.Stat(file); err == nil && !info.IsDir() {
+			return file, nil
+		}
+	}
+	return "", fmt.Errorf("none of these exists: %s", list)
+}
+
+// supervise forwards signals to the child and reaps whatever ends, until the
+// child itself has.
+func supervise(child int, signals <-chan os.Signal) int {
+	for {
+		if code, done := reap(child); done {
+			return code
+		}
+		if sig, ok := (<-signals).(syscall.Signal); ok && sig != syscall.SIGCHLD {
+			_ = syscall.Kill(child, sig)
+		}
+	}
+}
+
+// reap collects every process that has ended and says whether the child was
+// among them.
+func reap(child int) (code int, done bool) {
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+			continue
+		case err != nil || pid == 0:
+			return 0, false
+		case pid != child:
+			continue
+		case status.Signaled():
+			return exitSignalBase + int(status.Signal()), true
+		default:
+			return status.ExitStatus(), true
+		}
+	}
+}

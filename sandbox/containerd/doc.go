@@ -1,0 +1,36 @@
+// Package containerd runs sandboxes on containerd, versions 1.6 to 2.x, with
+// runc, CNI's ptp and host-local plugins, and nftables.
+//
+// # Model
+//
+// One Driver is one tenant of a host: it owns a containerd namespace, a data
+// directory, a subnet, an nftables table and a parent cgroup, and never touches
+// anything outside them, so several drivers live side by side. A sandbox is
+//
+//	containerd container, its snapshot and its task, each named by the sandbox's id
+//	DataDir/netns/ID      its network namespace, kept by a bind mount
+//	DataDir/tmp/ID[.img]  the file system on /tmp and the sparse file behind it
+//	DataDir/sandboxes/ID  the FIFOs of its two output streams
+//	CgroupParent/ID       its cgroup
+//
+// Labels are container labels with the prefix "hearth/"; metadata is a
+// container extension, because labels are limited to 4 KiB.
+//
+// # Concurrency
+//
+// Everything may be called concurrently. Operations on one sandbox wait for each
+// other; operations on different ones do not.
+//
+// # Failure
+//
+// containerd, the mounts and the files above are the only state. Create makes
+// network and /tmp first and the container after them, so what a crash leaves
+// behind either belongs to a container (Remove deletes it) or is an orphan that
+// Sweep finds by name. A container without a task, because Create was
+// interrupted or its shim was lost, is reported as stopped with exit code -1.
+//
+// # Shutdown
+//
+// Close stops reading output and closes the connection; sandboxes run on.
+// Destroy removes everything the driver ever made.
+package containerd

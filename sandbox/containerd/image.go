@@ -1,0 +1,280 @@
+package containerd
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/hearth-compute/hearth/sandbox"
+	"github.com/hearth-compute/hearth/sandbox/builtin"
+)
+
+const (
+	archivePrefix = "oci-archive:"
+	builtinPrefix = "builtin:"
+	// originLabel says which bytes an imported image came from, so that a changed
+	// archive is imported again.
+	originLabel = labelPrefix + "origin"
+)
+
+// Pull implements sandbox.Runtime. Concurrent calls for one reference with the
+// same credentials share the work.
+func (d *Driver) Pull(ctx context.Context, image sandbox.Image) (sandbox.ImageConfig, error) {
+	key := strings.Join([]string{image.Ref, image.Username, image.Password}, "\x00")
+	// The one who does the work may leave while others wait for it.
+	work := context.WithoutCancel(d.scope(ctx))
+	done := d.pulls.DoChan(key, func() (any, error) { return d.pull(work, image) })
+	select {
+	case r := <-done:
+		if r.Err != nil {
+			return sandbox.ImageConfig{}, fmt.Errorf("pulling image %s: %w", image.Ref, classifyPull(r.Err))
+		}
+		config, _ := r.Val.(sandbox.ImageConfig)
+		return config, nil
+	case <-ctx.Done():
+		return sandbox.ImageConfig{}, fmt.Errorf("pulling image %s: %w", image.Ref, context.Cause(ctx))
+	}
+}
+
+// pullLimit bounds a pull nobody may be waiting for any more.
+const pullLimit = 15 * time.Minute
+
+var errPullTooSlow = errors.New("pulling took too long")
+
+func (d *Driver) pull(ctx context.Context, image sandbox.Image) (sandbox.ImageConfig, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, pullLimit, errPullTooSlow)
+	defer cancel()
+	name, err := imageName(image.Ref)
+	if err != nil {
+		return sandbox.ImageConfig{}, err
+	}
+	var img client.Image
+	switch {
+	case image.Ref == builtin.Static:
+		img, err = d.importBuiltin(ctx, name)
+	case strings.HasPrefix(image.Ref, archivePrefix):
+		img, err = d.importArchive(ctx, name, strings.TrimPrefix(image.Ref, archivePrefix))
+	default:
+		img, err = d.fromRegistry(ctx, name, image)
+	}
+	if err != nil {
+		return sandbox.ImageConfig{}, err
+	}
+	config, err := describe(ctx, img)
+	if err != nil {
+		return sandbox.ImageConfig{}, err
+	}
+	return config, ensureUnpacked(ctx, img, d.cfg.Snapshotter)
+}
+
+// imageName is the name of an image in containerd.
+func imageName(ref string) (string, error) {
+	switch {
+	case ref == builtin.Static:
+		return ref, nil
+	case strings.HasPrefix(ref, builtinPrefix):
+		return "", fmt.Errorf("there is no such built-in image: %w", errdefs.ErrNotFound)
+	case strings.HasPrefix(ref, archivePrefix):
+		return ref, nil
+	}
+	named, err := reference.ParseDockerRef(ref)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	return named.String(), nil
+}
+
+// unpacked returns an image that was pulled before, or NotFound.
+func (d *Driver) unpacked(ctx context.Context, ref string) (client.Image, error) {
+	name, err := imageName(ref)
+	if err != nil {
+		return nil, err
+	}
+	img, err := d.client.GetImage(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", ref, err)
+	}
+	return img, nil
+}
+
+func (d *Driver) fromRegistry(ctx context.Context, name string, image sandbox.Image) (client.Image, error) {
+	img, err := d.client.GetImage(ctx, name)
+	if err == nil || !errdefs.IsNotFound(err) {
+		return img, err
+	}
+	httpClient := &http.Client{Transport: docker.DefaultHTTPTransport(nil)}
+	defer httpClient.CloseIdleConnections()
+	resolver := docker.NewResolver(docker.ResolverOptions{
+		Hosts: docker.ConfigureDefaultRegistries(
+			docker.WithPlainHTTP(docker.MatchLocalhost),
+			docker.WithClient(httpClient),
+			docker.WithAuthorizer(docker.NewDockerAuthorizer(
+				docker.WithAuthClient(httpClient),
+				docker.WithAuthCreds(func(string) (string, string, error) { return image.Username, image.Password, nil }),
+			)),
+		),
+	})
+	return d.client.Pull(ctx, name,
+		client.WithResolver(resolver),
+		client.WithPlatformMatcher(platforms.Default()),
+		client.WithPullUnpack,
+		client.WithPullSnapshotter(d.cfg.Snapshotter),
+	)
+}
+
+func (d *Driver) importBuiltin(ctx context.Context, name string) (client.Image, error) {
+	static, err := d.static()
+	if err != nil {
+		return nil, err
+	}
+	return d.load(ctx, name, static.digest, func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(static.archive)), nil
+	})
+}
+
+func (d *Driver) importArchive(ctx context.Context, name, file string) (client.Image, error) {
+	info, err := os.Stat(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	origin := fmt.Sprintf("%d-%d", info.Size(), info.ModTime().UnixNano())
+	return d.load(ctx, name, origin, func() (io.ReadCloser, error) { return os.Open(file) }) //nolint:gosec // G304: the caller's image
+}
+
+// load imports an archive with one image, unless it is there already.
+func (d *Driver) load(ctx context.Context, name, origin string, open func() (io.ReadCloser, error)) (client.Image, error) {
+	img, err := d.client.GetImage(ctx, name)
+	if err == nil && img.Labels()[originLabel] == origin {
+		return img, nil
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		return nil, err
+	}
+	r, err := open()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = r.Close() }()
+	_, err = d.client.Import(ctx, r,
+		client.WithIndexName(name),
+		client.WithImageRefTranslator(func(string) string { return "" }),
+		client.WithImageLabels(map[string]string{originLabel: origin}),
+		client.WithImportPlatform(platforms.Default()),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("importing: %w", err)
+	}
+	return d.client.GetImage(ctx, name)
+}
+
+func ensureUnpacked(ctx context.Context, img client.Image, snapshotter string) error {
+	ok, err := img.IsUnpacked(ctx, snapshotter)
+	if err != nil || ok {
+		return err
+	}
+	return img.Unpack(ctx, snapshotter)
+}
+
+// describe reads the image's configuration and checks that it is for this
+// platform.
+func describe(ctx context.Context, img client.Image) (sandbox.ImageConfig, error) {
+	manifest, err := images.Manifest(ctx, img.ContentStore(), img.Target(), img.Platform())
+	if err != nil {
+		return sandbox.ImageConfig{}, noPlatform(err)
+	}
+	desc, err := manifestDigest(ctx, img)
+	if err != nil {
+		return sandbox.ImageConfig{}, noPlatform(err)
+	}
+	blob, err := content.ReadBlob(ctx, img.ContentStore(), manifest.Config)
+	if err != nil {
+		return sandbox.ImageConfig{}, err
+	}
+	var c ocispec.Image
+	if err := json.Unmarshal(blob, &c); err != nil {
+		return sandbox.ImageConfig{}, fmt.Errorf("image configuration: %w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	if c.OS != "" && !img.Platform().Match(platforms.Normalize(c.Platform)) {
+		return sandbox.ImageConfig{}, fmt.Errorf("image is for %s: %w", platforms.Format(c.Platform), errdefs.ErrFailedPrecondition)
+	}
+	return sandbox.ImageConfig{
+		Digest: desc, Entrypoint: c.Config.Entrypoint, Cmd: c.Config.Cmd, Env: c.Config.Env,
+		WorkingDir: c.Config.WorkingDir, User: c.Config.User,
+	}, nil
+}
+
+// manifestDigest is the digest of the manifest for this platform, which is the
+// image's target itself or in the index there.
+func manifestDigest(ctx context.Context, img client.Image) (string, error) {
+	target := img.Target()
+	if images.IsManifestType(target.MediaType) {
+		return target.Digest.String(), nil
+	}
+	blob, err := content.ReadBlob(ctx, img.ContentStore(), target)
+	if err != nil {
+		return "", err
+	}
+	var index ocispec.Index
+	if err := json.Unmarshal(blob, &index); err != nil {
+		return "", fmt.Errorf("image index: %w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	best := -1
+	for i, m := range index.Manifests {
+		fits := m.Platform == nil || img.Platform().Match(*m.Platform)
+		if !fits || !images.IsManifestType(m.MediaType) {
+			continue
+		}
+		if best < 0 || m.Platform != nil && index.Manifests[best].Platform != nil &&
+			img.Platform().Less(*m.Platform, *index.Manifests[best].Platform) {
+			best = i
+		}
+	}
+	if best < 0 {
+		return "", errdefs.ErrNotFound
+	}
+	return index.Manifests[best].Digest.String(), nil
+}
+
+// noPlatform: what is there but has no manifest for us is of no use here.
+func noPlatform(err error) error {
+	if errdefs.IsNotFound(err) {
+		return fmt.Errorf("image is not for %s: %w", platforms.DefaultString(), errdefs.ErrFailedPrecondition)
+	}
+	return err
+}
+
+// classifyPull gives registry errors their class.
+func classifyPull(err error) error {
+	var unexpected remoteerrors.ErrUnexpectedStatus
+	switch {
+	case errors.Is(err, docker.ErrInvalidAuthorization), errors.As(err, &unexpected) && unexpected.StatusCode == http.StatusUnauthorized:
+		return fmt.Errorf("%w: %w", errdefs.ErrUnauthenticated, err)
+	case errors.As(err, &unexpected) && unexpected.StatusCode == http.StatusForbidden:
+		return fmt.Errorf("%w: %w", errdefs.ErrPermissionDenied, err)
+	case errors.As(err, &unexpected) && unexpected.StatusCode == http.StatusNotFound:
+		return fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
+	case strings.Contains(err.Error(), "no match for platform"): // containerd has no class for it
+		return fmt.Errorf("%w: %v", errdefs.ErrFailedPrecondition, err) //nolint:errorlint // it is NotFound, which would win
+	}
+	return classify(err)
+}
