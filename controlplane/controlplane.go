@@ -9,6 +9,7 @@
 package controlplane
 
 import (
+	"math"
 	"strconv"
 	"time"
 )
@@ -177,6 +178,14 @@ type Version struct {
 	ModifiedAt time.Time
 }
 
+// WantedScaling is the scaling config asked for, or the default.
+func (v *Version) WantedScaling() ScalingConfig {
+	if v.Scaling != nil {
+		return *v.Scaling
+	}
+	return DefaultScaling()
+}
+
 // Publication is the immutable part of a version that environments run.
 type Publication struct {
 	Revision Revision
@@ -225,7 +234,7 @@ func (c *Config) Resources() Resources {
 		ratio = DefaultGiBPerVCPU
 	}
 	return Resources{
-		CPU:    MilliCPU(float64(c.MemoryMB) / 1024 / ratio * 1000),
+		CPU:    MilliCPU(math.Round(float64(c.MemoryMB) / 1024 / ratio * 1000)),
 		Memory: Bytes(c.MemoryMB) << 20,
 	}
 }

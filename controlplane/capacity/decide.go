@@ -1,0 +1,164 @@
+// Package capacity decides which instances to launch and to give back.
+//
+// # Invariants
+//
+//  1. The vCPUs of a provider's instances, launching ones included, never
+//     exceed its MaxVCpuCount.
+//  2. No instance that has environments is terminated, unless its provider is
+//     being deleted and they are gone.
+package capacity
+
+import (
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"time"
+
+	"github.com/hearth-compute/hearth/controlplane"
+)
+
+// Policy is what operators may tune.
+type Policy struct {
+	// Size of one instance.
+	Size controlplane.Resources
+	// Budget is how many further instances the fleet allows; negative means no
+	// limit. A fleet that cannot launch has 0.
+	Budget int
+	// IdleAfter is how long an instance may be empty before it is given back.
+	IdleAfter time.Duration
+	// Keep forbids terminating for idleness: the machines are not ours.
+	Keep bool
+}
+
+// MayLaunch tells whether the provider may have a further instance.
+func MayLaunch(s controlplane.Snapshot, p Policy) bool {
+	return s.Provider.State == controlplane.ProviderActive && p.Budget != 0 && vcpus(s)+p.Size.CPU <= limit(s)
+}
+
+func limit(s controlplane.Snapshot) controlplane.MilliCPU {
+	return controlplane.MilliCPU(s.Provider.MaxVCPU) * 1000
+}
+
+// vcpus is what all instances of the provider have together.
+func vcpus(s controlplane.Snapshot) controlplane.MilliCPU {
+	var sum controlplane.MilliCPU
+	for i := range s.Instances {
+		sum += size(&s.Instances[i]).CPU
+	}
+	return sum
+}
+
+// size is what an instance has: as its agent says, or as asked for.
+func size(in *controlplane.Instance) controlplane.Resources {
+	if in.Observed != nil && in.Observed.Allocatable.CPU > 0 {
+		return in.Observed.Allocatable
+	}
+	return in.Size
+}
+
+// Blocked is an environment for which there is no room and will be none until
+// something changes.
+type Blocked struct {
+	controlplane.Unplaced
+	// Code is a StateReasonCode of the Lambda API, Reason the same for people.
+	Code, Reason string
+}
+
+// Decision is what Decide returns.
+type Decision struct {
+	// Actions are LaunchInstance and TerminateInstance.
+	Actions []controlplane.Action
+	Blocked []Blocked
+}
+
+// Decide returns the instances to launch for what is unplaced and the idle ones
+// to terminate. It is a function of its arguments alone.
+func Decide(s controlplane.Snapshot, unplaced []controlplane.Unplaced, now time.Time, p Policy) Decision {
+	var d Decision
+	coming := launching(s)
+	budget, used := p.Budget, vcpus(s)
+	for _, u := range unplaced {
+		if takeComing(coming[u.Zone], u.Size) {
+			continue
+		}
+		switch {
+		case !u.Size.Fits(p.Size) && p.Budget != 0:
+			d.block(u, "InsufficientCapacity", fmt.Sprintf(
+				"An execution environment of this function needs %s; the instances of the capacity provider have %s.", say(u.Size), say(p.Size)))
+		case used+p.Size.CPU > limit(s):
+			d.block(u, "CapacityProviderScalingLimitExceeded", fmt.Sprintf(
+				"The capacity provider is at its MaxVCpuCount of %d and has no room for a further execution environment of %s.", s.Provider.MaxVCPU, say(u.Size)))
+		case budget == 0:
+			d.block(u, "InsufficientCapacity", fmt.Sprintf(
+				"No instance has room for an execution environment of %s and no further instance can be launched.", say(u.Size)))
+		default:
+			free := p.Size.Minus(u.Size)
+			coming[u.Zone] = append(coming[u.Zone], &free)
+			budget, used = budget-1, used+p.Size.CPU
+			d.Actions = append(d.Actions, controlplane.LaunchInstance{
+				Instance: instanceID(s.Provider.Name, u.Zone, now, len(d.Actions)),
+				Provider: s.Provider.Name, Zone: u.Zone, Size: p.Size, Reason: controlplane.ReasonNoRoom,
+			})
+		}
+	}
+	for i := range s.Instances {
+		if why, yes := done(s, &s.Instances[i], now, p); yes {
+			d.Actions = append(d.Actions, controlplane.TerminateInstance{Instance: s.Instances[i].ID, Reason: why})
+		}
+	}
+	return d
+}
+
+func (d *Decision) block(u controlplane.Unplaced, code, reason string) {
+	d.Blocked = append(d.Blocked, Blocked{Unplaced: u, Code: code, Reason: reason})
+}
+
+// launching is the room on instances that are on their way, by zone.
+func launching(s controlplane.Snapshot) map[controlplane.Zone][]*controlplane.Resources {
+	coming := map[controlplane.Zone][]*controlplane.Resources{}
+	for i := range s.Instances {
+		in := &s.Instances[i]
+		if in.State == controlplane.InstanceLaunching {
+			free := in.Size
+			coming[in.Zone] = append(coming[in.Zone], &free)
+		}
+	}
+	return coming
+}
+
+func takeComing(coming []*controlplane.Resources, size controlplane.Resources) bool {
+	for _, free := range coming {
+		if size.Fits(*free) {
+			*free = free.Minus(size)
+			return true
+		}
+	}
+	return false
+}
+
+// done tells whether an instance should be given back.
+func done(s controlplane.Snapshot, in *controlplane.Instance, now time.Time, p Policy) (controlplane.Reason, bool) {
+	if in.State == controlplane.InstanceTerminating {
+		return "", false
+	}
+	occupied := slices.ContainsFunc(s.Environments, func(e controlplane.Environment) bool { return e.Instance == in.ID })
+	if s.Provider.State == controlplane.ProviderDeleting {
+		return controlplane.ReasonProviderDelete, !occupied
+	}
+	if p.Keep || occupied || in.Observed == nil || in.Observed.EmptySince.IsZero() {
+		return "", false
+	}
+	return controlplane.ReasonIdle, now.Sub(in.Observed.EmptySince) >= p.IdleAfter
+}
+
+// instanceID is derived from the decision, so that deciding again gives the
+// same one.
+func instanceID(p controlplane.ProviderName, z controlplane.Zone, now time.Time, serial int) controlplane.InstanceID {
+	h := fnv.New128a()
+	_, _ = fmt.Fprintf(h, "%s\x00%s\x00%d\x00%d", p, z, now.UnixNano(), serial)
+	return controlplane.InstanceID(fmt.Sprintf("i-%x", h.Sum(nil))[:19])
+}
+
+func say(r controlplane.Resources) string {
+	return fmt.Sprintf("%g vCPU and %d MiB", float64(r.CPU)/1000, r.Memory>>20)
+}

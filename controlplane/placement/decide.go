@@ -1,0 +1,336 @@
+// Package placement decides which environment runs on which instance: the
+// environments of a version spread over zones first, then on the instance they
+// fit most tightly.
+//
+// # Invariants
+//
+//  1. The sum of what is placed on an instance never exceeds what it has.
+//  2. Environments of one version are spread over the provider's zones within
+//     one of even, as far as there is room.
+//  3. A publication that serves loses no environment before the one that
+//     replaces it is ready.
+//  4. An environment on an instance being drained is stopped only once another
+//     is ready in its place.
+package placement
+
+import (
+	"cmp"
+	"fmt"
+	"hash/fnv"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/hearth-compute/hearth/controlplane"
+)
+
+// Policy is what operators may tune.
+type Policy struct {
+	// LostAfter is how long an agent may be silent before its environments are
+	// replaced elsewhere.
+	LostAfter time.Duration
+	// DrainLimit is how long an environment may take to finish its invokes
+	// beyond the function's timeout.
+	DrainLimit time.Duration
+	// MayLaunch says that an environment without room in its zone may wait for
+	// a further instance there. Otherwise it takes room in any zone.
+	MayLaunch bool
+}
+
+// Decision is what Decide returns.
+type Decision struct {
+	// Actions are StartEnvironment and StopEnvironment.
+	Actions []controlplane.Action
+	// Unplaced found no room, in the order of the targets.
+	Unplaced []controlplane.Unplaced
+}
+
+// Decide returns the changes that bring the environments of s toward targets.
+// It is a function of its arguments alone.
+func Decide(s controlplane.Snapshot, targets []controlplane.Target, now time.Time, p Policy) Decision {
+	b := newBoard(s, now, p)
+	for _, t := range targets {
+		b.start(t)
+	}
+	for _, t := range targets {
+		b.surplus(t)
+	}
+	b.strays(targets)
+	b.finish()
+	return b.out
+}
+
+// board is the plan in the making.
+type board struct {
+	snap      controlplane.Snapshot
+	now       time.Time
+	policy    Policy
+	free      map[controlplane.InstanceID]controlplane.Resources
+	instances map[controlplane.InstanceID]*controlplane.Instance
+	byPub     map[pub][]*controlplane.Environment
+	out       Decision
+	serial    int
+}
+
+// pub names a publication.
+type pub struct {
+	function  controlplane.FunctionName
+	qualifier controlplane.Qualifier
+	revision  controlplane.Revision
+}
+
+func pubOf(t controlplane.Target) pub { return pub{t.Function, t.Qualifier, t.Revision} }
+
+func newBoard(s controlplane.Snapshot, now time.Time, p Policy) *board {
+	b := &board{
+		snap: s, now: now, policy: p,
+		free:      map[controlplane.InstanceID]controlplane.Resources{},
+		instances: map[controlplane.InstanceID]*controlplane.Instance{},
+		byPub:     map[pub][]*controlplane.Environment{},
+	}
+	for i := range s.Instances {
+		in := &s.Instances[i]
+		b.instances[in.ID] = in
+		if in.Observed != nil {
+			b.free[in.ID] = in.Observed.Allocatable
+		}
+	}
+	for i := range s.Environments {
+		e := &s.Environments[i]
+		k := pub{e.Function, e.Qualifier, e.Revision}
+		b.byPub[k] = append(b.byPub[k], e)
+		b.free[e.Instance] = b.free[e.Instance].Minus(e.Size)
+	}
+	return b
+}
+
+// usable instances take new environments.
+func (b *board) usable(in *controlplane.Instance) bool {
+	return in.State == controlplane.InstanceRunning && in.Observed != nil &&
+		in.Observed.Connected && !in.Observed.Stopping
+}
+
+// lost environments do not count: their instance is gone or silent too long.
+func (b *board) lost(e *controlplane.Environment) bool {
+	in := b.instances[e.Instance]
+	if in == nil || in.State == controlplane.InstanceTerminating {
+		return true
+	}
+	return in.Observed == nil || !in.Observed.Connected && b.now.Sub(in.Observed.HeardAt) > b.policy.LostAfter
+}
+
+// counts tells whether e is one of those a target asks for.
+func (b *board) counts(e *controlplane.Environment) bool {
+	return !e.Draining && !b.lost(e) && !b.leaving(e)
+}
+
+// leaving environments are on an instance that is being emptied.
+func (b *board) leaving(e *controlplane.Environment) bool {
+	in := b.instances[e.Instance]
+	return in != nil && in.State == controlplane.InstanceDraining
+}
+
+// start places what the target lacks.
+func (b *board) start(t controlplane.Target) {
+	k := pubOf(t)
+	perZone := map[controlplane.Zone]int{}
+	have := 0
+	for _, e := range b.byPub[k] {
+		if !b.counts(e) {
+			continue
+		}
+		have++
+		if in := b.instances[e.Instance]; in != nil {
+			perZone[in.Zone]++
+		}
+	}
+	// An old publication that only serves until it is replaced is not topped up
+	// beyond what it needs either: it lost an environment, it gets another.
+	for range t.Count - have {
+		zone, in := b.choose(t.Size, perZone)
+		perZone[zone]++
+		if in == nil {
+			b.out.Unplaced = append(b.out.Unplaced, controlplane.Unplaced{
+				Function: t.Function, Qualifier: t.Qualifier, Revision: t.Revision, Size: t.Size, Zone: zone,
+			})
+			continue
+		}
+		b.place(t, in)
+	}
+}
+
+// choose returns the zone that should get the next environment and the
+// instance there it fits most tightly, nil if none has room.
+func (b *board) choose(size controlplane.Resources, perZone map[controlplane.Zone]int) (controlplane.Zone, *controlplane.Instance) {
+	zones := slices.Clone(b.snap.Provider.Zones)
+	slices.SortStableFunc(zones, func(x, y controlplane.Zone) int {
+		return cmp.Or(cmp.Compare(perZone[x], perZone[y]), cmp.Compare(x, y))
+	})
+	if len(zones) == 0 {
+		return "", nil
+	}
+	for _, z := range zones {
+		if in := b.tightest(z, size); in != nil {
+			return z, in
+		}
+		if b.policy.MayLaunch {
+			break // wait for an instance in the zone that lacks room
+		}
+	}
+	return zones[0], nil
+}
+
+func (b *board) tightest(z controlplane.Zone, size controlplane.Resources) *controlplane.Instance {
+	var best *controlplane.Instance
+	for i := range b.snap.Instances {
+		in := &b.snap.Instances[i]
+		if in.Zone != z || !b.usable(in) || !size.Fits(b.free[in.ID]) {
+			continue
+		}
+		if best == nil || slack(b.free[in.ID], in) < slack(b.free[best.ID], best) {
+			best = in
+		}
+	}
+	return best
+}
+
+// slack is how much of an instance is free, as the larger share of CPU and
+// memory. The instances are ordered by id, so equals resolve to the first.
+func slack(free controlplane.Resources, in *controlplane.Instance) float64 {
+	all := in.Observed.Allocatable
+	if all.CPU <= 0 || all.Memory <= 0 {
+		return math.Inf(1)
+	}
+	return max(float64(free.CPU)/float64(all.CPU), float64(free.Memory)/float64(all.Memory))
+}
+
+func (b *board) place(t controlplane.Target, in *controlplane.Instance) {
+	b.free[in.ID] = b.free[in.ID].Minus(t.Size)
+	b.serial++
+	b.out.Actions = append(b.out.Actions, controlplane.StartEnvironment{
+		Environment: environmentID(t, in.ID, b.now, b.serial),
+		Function:    t.Function, Qualifier: t.Qualifier, Revision: t.Revision,
+		Instance: in.ID, Size: t.Size, Reason: t.Reason,
+	})
+}
+
+// environmentID is derived from the decision, so that deciding again gives the
+// same one.
+func environmentID(t controlplane.Target, in controlplane.InstanceID, now time.Time, serial int) controlplane.EnvironmentID {
+	h := fnv.New64a()
+	_, _ = fmt.Fprintf(h, "%s\x00%s\x00%s\x00%s\x00%d\x00%d", t.Function, t.Qualifier, t.Revision, in, now.UnixNano(), serial)
+	return controlplane.EnvironmentID(fmt.Sprintf("e-%016x", h.Sum64()))
+}
+
+// surplus stops what a target no longer wants.
+func (b *board) surplus(t controlplane.Target) {
+	var extra []*controlplane.Environment
+	ready, have := 0, 0
+	for _, e := range b.byPub[pubOf(t)] {
+		switch {
+		case e.Draining:
+		case b.counts(e):
+			have++
+			if e.State == controlplane.EnvironmentReady {
+				ready++
+			}
+			extra = append(extra, e)
+		}
+	}
+	// Environments on draining instances go as soon as enough others are ready,
+	// or at once when none is wanted.
+	for _, e := range b.byPub[pubOf(t)] {
+		if !e.Draining && b.leaving(e) && (ready >= t.Count) {
+			b.stop(e, controlplane.ReasonDrain)
+		}
+	}
+	if t.Keep || have <= t.Count {
+		return
+	}
+	// The least useful go first: not ready before ready, then the youngest.
+	slices.SortStableFunc(extra, func(x, y *controlplane.Environment) int {
+		return cmp.Or(
+			cmp.Compare(useful(x), useful(y)),
+			y.PlacedAt.Compare(x.PlacedAt),
+			cmp.Compare(x.ID, y.ID))
+	})
+	reason := t.Reason
+	if t.Count > 0 {
+		reason = controlplane.ReasonSurplus
+	}
+	for _, e := range extra[:have-t.Count] {
+		b.stop(e, reason)
+	}
+}
+
+func useful(e *controlplane.Environment) int {
+	if e.State == controlplane.EnvironmentReady {
+		return 1
+	}
+	return 0
+}
+
+// strays are environments no target knows: their version was deleted or their
+// publication replaced.
+func (b *board) strays(targets []controlplane.Target) {
+	known := map[pub]bool{}
+	versions := map[controlplane.FunctionName]map[controlplane.Qualifier]bool{}
+	for _, t := range targets {
+		known[pubOf(t)] = true
+		if versions[t.Function] == nil {
+			versions[t.Function] = map[controlplane.Qualifier]bool{}
+		}
+		versions[t.Function][t.Qualifier] = true
+	}
+	for i := range b.snap.Environments {
+		e := &b.snap.Environments[i]
+		if e.Draining || known[pub{e.Function, e.Qualifier, e.Revision}] {
+			continue
+		}
+		reason := controlplane.ReasonGone
+		if versions[e.Function][e.Qualifier] {
+			reason = controlplane.ReasonReplaced
+		}
+		b.stop(e, reason)
+	}
+}
+
+// stop drains an environment that may have invokes, and removes one that has
+// none at once.
+func (b *board) stop(e *controlplane.Environment, reason controlplane.Reason) {
+	b.out.Actions = append(b.out.Actions, controlplane.StopEnvironment{
+		Environment: e.ID, Instance: e.Instance, Reason: reason,
+		Graceful: e.State == controlplane.EnvironmentReady || e.State == controlplane.EnvironmentUnknown,
+	})
+}
+
+// finish removes draining environments that became idle, took too long, or are
+// lost.
+func (b *board) finish() {
+	limits := map[pub]time.Duration{}
+	for i := range b.snap.Versions {
+		v := &b.snap.Versions[i]
+		limits[pub{v.Function, v.Qualifier, v.Revision}] = time.Duration(v.Config.TimeoutS) * time.Second
+	}
+	for i := range b.snap.Environments {
+		e := &b.snap.Environments[i]
+		if !e.Draining {
+			continue
+		}
+		limit, known := limits[pub{e.Function, e.Qualifier, e.Revision}]
+		if !known {
+			limit = maxTimeout
+		}
+		idle := e.State == controlplane.EnvironmentDraining && e.Heat.InFlight == 0
+		dead := e.State == controlplane.EnvironmentFailed || e.State == controlplane.EnvironmentPending
+		late := !e.Since.IsZero() && e.State == controlplane.EnvironmentDraining && b.now.Sub(e.Since) > limit+b.policy.DrainLimit
+		if idle || dead || late {
+			b.out.Actions = append(b.out.Actions, controlplane.StopEnvironment{
+				Environment: e.ID, Instance: e.Instance, Reason: controlplane.ReasonDrain,
+			})
+		}
+	}
+}
+
+// maxTimeout is the longest timeout a function may have.
+const maxTimeout = 900 * time.Second

@@ -1,0 +1,189 @@
+package reconcile
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/hearth-compute/hearth/controlplane"
+	"github.com/hearth-compute/hearth/controlplane/store"
+)
+
+// changes is what one step makes durable.
+type changes struct {
+	versions  []versionChange
+	instances []controlplane.Instance
+	// activate, and drop what is deleted and has nothing left.
+	activate      []controlplane.ProviderName
+	dropProviders []controlplane.ProviderName
+	dropFunctions []controlplane.FunctionName
+	dropVersions  []versionKey
+}
+
+type versionKey struct {
+	function  controlplane.FunctionName
+	qualifier controlplane.Qualifier
+}
+
+// versionChange moves a version on, unless somebody changed it meanwhile.
+type versionChange struct {
+	facts facts
+	seen  controlplane.Version
+	next  controlplane.Version
+}
+
+func (c *changes) empty() bool {
+	return len(c.versions)+len(c.instances)+len(c.activate)+len(c.dropProviders)+len(c.dropFunctions)+len(c.dropVersions) == 0
+}
+
+// changes works out what a step has to write.
+func (l *Loop) changes(w *world, snaps []controlplane.Snapshot, p plan) *changes {
+	ch := &changes{}
+	busy := map[controlplane.FunctionName]bool{} // functions with environments
+	for i := range snaps {
+		s := &snaps[i]
+		for _, e := range s.Environments {
+			busy[e.Function] = true
+		}
+		l.versionChanges(ch, s, p, l.blind(s, w.now))
+		providerChanges(ch, s, w)
+	}
+	for _, f := range w.functions {
+		if f.Deleting && !busy[f.Name] {
+			ch.dropFunctions = append(ch.dropFunctions, f.Name)
+		}
+	}
+	l.instanceChanges(ch, w, p)
+	return ch
+}
+
+func (l *Loop) versionChanges(ch *changes, s *controlplane.Snapshot, p plan, blind bool) {
+	for _, v := range s.Versions {
+		f := facts{environments: map[controlplane.Revision][]controlplane.Environment{}, failAfter: l.cfg.Policy.FailAfter}
+		for _, e := range s.Environments {
+			if e.Function == v.Function && e.Qualifier == v.Qualifier {
+				f.environments[e.Revision] = append(f.environments[e.Revision], e)
+			}
+		}
+		for i := range p.blocked {
+			if p.blocked[i].Function == v.Function && p.blocked[i].Qualifier == v.Qualifier {
+				f.blocked = &p.blocked[i]
+			}
+		}
+		if blind {
+			continue
+		}
+		if v.State == controlplane.VersionDeleting && f.none() {
+			ch.dropVersions = append(ch.dropVersions, versionKey{v.Function, v.Qualifier})
+			continue
+		}
+		if next := progress(v, f); !same(v, next) {
+			ch.versions = append(ch.versions, versionChange{facts: f, seen: v, next: next})
+		}
+	}
+}
+
+func providerChanges(ch *changes, s *controlplane.Snapshot, w *world) {
+	switch s.Provider.State {
+	case controlplane.ProviderPending:
+		ch.activate = append(ch.activate, s.Provider.Name)
+	case controlplane.ProviderDeleting:
+		bound := slices.ContainsFunc(w.functions, func(f controlplane.Function) bool { return f.Provider == s.Provider.Name })
+		if len(s.Instances) == 0 && len(s.Versions) == 0 && !bound {
+			ch.dropProviders = append(ch.dropProviders, s.Provider.Name)
+		}
+	case controlplane.ProviderActive, controlplane.ProviderFailed:
+	}
+}
+
+func (l *Loop) instanceChanges(ch *changes, w *world, p plan) {
+	for _, in := range w.instances {
+		if in.State == controlplane.InstanceLaunching && in.Observed != nil && in.Observed.Connected {
+			in.State = controlplane.InstanceRunning
+			in.Observed = nil
+			ch.instances = append(ch.instances, in)
+			l.log.Info("instance is running", "instance", string(in.ID), "zone", string(in.Zone))
+		}
+	}
+	for _, a := range p.actions {
+		switch a := a.(type) {
+		case controlplane.LaunchInstance:
+			ch.instances = append(ch.instances, l.launched(a, w.now))
+		case controlplane.TerminateInstance:
+			i := slices.IndexFunc(w.instances, func(in controlplane.Instance) bool { return in.ID == a.Instance })
+			if i >= 0 {
+				in := w.instances[i]
+				in.State, in.Observed = controlplane.InstanceTerminating, nil
+				ch.instances = append(ch.instances, in)
+			}
+		case controlplane.StartEnvironment, controlplane.StopEnvironment:
+		}
+	}
+}
+
+// write applies the changes to the state as it is now: the API may have
+// written since it was read.
+func (c *changes) write(w store.Writer) error {
+	for i := range c.versions {
+		if err := c.versions[i].write(w); err != nil {
+			return err
+		}
+	}
+	for _, in := range c.instances {
+		if err := w.PutInstance(in); err != nil {
+			return err
+		}
+	}
+	for _, name := range c.activate {
+		p, err := w.Provider(name)
+		if err != nil || p.State != controlplane.ProviderPending {
+			continue
+		}
+		p.State = controlplane.ProviderActive
+		if err := w.PutProvider(p); err != nil {
+			return err
+		}
+	}
+	return c.drop(w)
+}
+
+func (c *versionChange) write(w store.Writer) error {
+	cur, err := w.Version(c.seen.Function, c.seen.Qualifier)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !same(cur, c.seen) {
+		// Changed meanwhile. If it is still the same publication its facts hold.
+		if cur.Revision != c.seen.Revision {
+			c.next = cur
+			return nil
+		}
+		c.next = progress(cur, c.facts)
+	}
+	return w.PutVersion(c.next)
+}
+
+func (c *changes) drop(w store.Writer) error {
+	for _, k := range c.dropVersions {
+		if err := w.DeleteVersion(k.function, k.qualifier); err != nil {
+			return err
+		}
+	}
+	for _, f := range c.dropFunctions {
+		if err := w.DeleteFunction(f); err != nil {
+			return err
+		}
+	}
+	for _, p := range c.dropProviders {
+		if err := w.DeleteProvider(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func compare(a, b controlplane.EnvironmentID) int { return cmp.Compare(a, b) }

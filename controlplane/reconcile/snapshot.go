@@ -1,0 +1,187 @@
+package reconcile
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/hearth-compute/hearth/controlplane"
+	"github.com/hearth-compute/hearth/controlplane/sessions"
+	"github.com/hearth-compute/hearth/controlplane/store"
+)
+
+// world is everything one step looks at.
+type world struct {
+	now       time.Time
+	providers []controlplane.CapacityProvider
+	functions []controlplane.Function
+	versions  []controlplane.Version
+	instances []controlplane.Instance
+	heard     map[controlplane.InstanceID]sessions.Heard
+}
+
+// observe reads the store and the agents' words.
+func (l *Loop) observe(ctx context.Context, now time.Time) (*world, error) {
+	w := &world{now: now, heard: map[controlplane.InstanceID]sessions.Heard{}}
+	err := l.cfg.DB.View(ctx, func(r store.Reader) error {
+		var err error
+		if w.providers, err = r.Providers(); err != nil {
+			return err
+		}
+		if w.functions, err = r.Functions(); err != nil {
+			return err
+		}
+		if w.versions, err = r.Versions(""); err != nil {
+			return err
+		}
+		w.instances, err = r.Instances()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range l.cfg.Agents.Heard() {
+		if !h.At.IsZero() {
+			w.heard[h.Instance] = h
+		}
+	}
+	for _, in := range w.instances {
+		if h, ok := w.heard[in.ID]; ok && l.books[in.ID] == nil {
+			l.adopt(in.ID, h, now)
+		}
+	}
+	occupied := map[controlplane.InstanceID]bool{}
+	for _, p := range l.placed {
+		occupied[p.Instance] = true
+	}
+	for i := range w.instances {
+		l.join(w, &w.instances[i], occupied)
+	}
+	return w, nil
+}
+
+// join adds what its agent says to an instance.
+func (l *Loop) join(w *world, in *controlplane.Instance, occupied map[controlplane.InstanceID]bool) {
+	h, ok := w.heard[in.ID]
+	if !ok {
+		return
+	}
+	if in.Zone == "" {
+		in.Zone = h.Zone // a host that joined by itself
+	}
+	b := l.bookOf(in.ID)
+	switch {
+	case occupied[in.ID]:
+		b.emptySince = time.Time{}
+	case b.emptySince.IsZero():
+		b.emptySince = w.now
+	}
+	in.Observed = &controlplane.InstanceObservation{
+		Connected: h.Connected, Stopping: h.Stopping, Allocatable: h.Allocatable, HeardAt: h.At,
+		AgentVersion: h.AgentVersion, Hostname: h.Hostname, Heat: h.Host, EmptySince: b.emptySince,
+	}
+	if b.intent != controlplane.StopFew && h.Epoch == l.epoch && h.Generation >= b.intentAt {
+		b.intent = controlplane.StopFew
+	}
+}
+
+// adopt takes over what an agent was told by an earlier process.
+func (l *Loop) adopt(id controlplane.InstanceID, h sessions.Heard, now time.Time) {
+	b := l.bookOf(id)
+	b.dirty = true // our term begins with a set of our own
+	for _, p := range h.Accepted.Environments {
+		p.Instance = id
+		if l.placed[p.Assignment.Environment] == nil {
+			l.placed[p.Assignment.Environment] = &placed{Placement: p, at: now}
+		}
+	}
+	if n := len(h.Accepted.Environments); n > 0 {
+		l.log.Info("took over what an agent runs", "instance", string(id), "environments", n)
+	}
+}
+
+// snapshots cuts the world into one snapshot for each provider.
+func (l *Loop) snapshots(w *world) []controlplane.Snapshot {
+	byProvider := map[controlplane.ProviderName]*controlplane.Snapshot{}
+	out := make([]controlplane.Snapshot, len(w.providers))
+	for i, p := range w.providers {
+		out[i].Provider = p
+		byProvider[p.Name] = &out[i]
+	}
+	home := map[controlplane.InstanceID]*controlplane.Snapshot{}
+	for _, in := range w.instances {
+		if s := byProvider[in.Provider]; s != nil {
+			s.Instances = append(s.Instances, in)
+			home[in.ID] = s
+		}
+	}
+	for _, v := range w.versions {
+		if s := byProvider[v.Provider]; s != nil {
+			s.Versions = append(s.Versions, v)
+		}
+	}
+	statuses := map[controlplane.EnvironmentID]controlplane.EnvironmentStatus{}
+	for _, h := range w.heard {
+		for _, e := range h.Environments {
+			statuses[e.ID] = e
+		}
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(l.placed), cmp.Compare) {
+		p := l.placed[id]
+		if s := home[p.Instance]; s != nil {
+			s.Environments = append(s.Environments, environment(p, s.Provider.Name, w.heard[p.Instance], statuses))
+		}
+	}
+	return out
+}
+
+// environment joins a placement with what its agent says.
+func environment(p *placed, provider controlplane.ProviderName, h sessions.Heard, statuses map[controlplane.EnvironmentID]controlplane.EnvironmentStatus) controlplane.Environment {
+	a := &p.Assignment
+	e := controlplane.Environment{
+		ID: a.Environment, Provider: provider, Function: a.Function, Qualifier: a.Qualifier, Revision: a.Revision,
+		Instance: p.Instance, Size: a.Config.Resources(), Draining: p.Draining, PlacedAt: p.at,
+		State: controlplane.EnvironmentPending, Since: p.at, MaxConcurrency: a.Config.Concurrency(),
+	}
+	if st, ok := statuses[a.Environment]; ok {
+		e.State, e.ReasonCode, e.Reason = st.State, st.ReasonCode, st.Reason
+		e.Failures, e.Sandbox, e.Heat = st.Failures, st.Sandbox, st.Heat
+		e.Since = time.UnixMilli(st.SinceUnixMilli)
+		if st.MaxConcurrency > 0 {
+			e.MaxConcurrency = st.MaxConcurrency
+		}
+	}
+	if !h.Connected {
+		e.State = controlplane.EnvironmentUnknown
+	}
+	return e
+}
+
+// blind tells whether instances that should be there were not heard yet.
+func (l *Loop) blind(s *controlplane.Snapshot, now time.Time) bool {
+	if now.Sub(l.startedAt) > l.cfg.Policy.BlindGrace {
+		return false
+	}
+	return slices.ContainsFunc(s.Instances, func(in controlplane.Instance) bool {
+		waits := in.State == controlplane.InstanceRunning || in.State == controlplane.InstanceDraining
+		return waits && (in.Observed == nil || !in.Observed.Connected)
+	})
+}
+
+func instance(r store.Reader, id controlplane.InstanceID) (controlplane.Instance, error) {
+	all, err := r.Instances()
+	if err != nil {
+		return controlplane.Instance{}, err
+	}
+	for _, in := range all {
+		if in.ID == id {
+			return in, nil
+		}
+	}
+	return controlplane.Instance{}, fmt.Errorf("instance %s: %w", id, errdefs.ErrNotFound)
+}

@@ -1,0 +1,280 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/hearth-compute/hearth/controlplane"
+	"github.com/hearth-compute/hearth/controlplane/capacity"
+	"github.com/hearth-compute/hearth/controlplane/fleet"
+	"github.com/hearth-compute/hearth/controlplane/placement"
+	"github.com/hearth-compute/hearth/controlplane/scaling"
+	"github.com/hearth-compute/hearth/controlplane/store"
+)
+
+// step looks at the world once and brings it closer to what was asked for.
+func (l *Loop) step(ctx context.Context, now time.Time) error {
+	w, err := l.observe(ctx, now)
+	if err != nil {
+		return fmt.Errorf("observing: %w", err)
+	}
+	snaps := l.snapshots(w)
+	plan := l.decide(snaps, now)
+	changed, err := l.commit(ctx, w, snaps, plan)
+	if err != nil {
+		// Nothing was committed, so nothing is acted upon; what is known is routed.
+		l.publish(w, snaps)
+		return fmt.Errorf("committing: %w", err)
+	}
+	err = l.act(ctx, w, plan)
+	snaps = l.snapshots(w)
+	l.publish(w, snaps)
+	if changed {
+		l.Nudge() // what was committed may allow more
+	}
+	return err
+}
+
+// plan is what was decided in one step.
+type plan struct {
+	actions []controlplane.Action
+	blocked []capacity.Blocked
+}
+
+// decide runs the deciders for every provider that is not blind.
+func (l *Loop) decide(snaps []controlplane.Snapshot, now time.Time) plan {
+	var p plan
+	budget := -1
+	if most := l.cfg.Policy.MaxInstances; most >= 0 {
+		budget = most
+		for i := range snaps {
+			budget -= len(snaps[i].Instances)
+		}
+		budget = max(0, budget)
+	}
+	for i := range snaps {
+		s := &snaps[i]
+		if l.blind(s, now) {
+			continue
+		}
+		cp := l.cfg.Policy.Capacity
+		cp.Budget = budget
+		pp := l.cfg.Policy.Placement
+		pp.MayLaunch = capacity.MayLaunch(*s, cp)
+		placing := placement.Decide(*s, scaling.Decide(*s, now), now, pp)
+		room := capacity.Decide(*s, placing.Unplaced, now, cp)
+		p.actions = append(append(p.actions, placing.Actions...), room.Actions...)
+		p.blocked = append(p.blocked, room.Blocked...)
+		for _, a := range room.Actions {
+			if _, ok := a.(controlplane.LaunchInstance); ok && budget > 0 {
+				budget--
+			}
+		}
+	}
+	return p
+}
+
+// commit makes durable what must be before it is acted upon: instances and the
+// states of versions, functions and providers. It tells whether anything was
+// written, and updates w to match.
+func (l *Loop) commit(ctx context.Context, w *world, snaps []controlplane.Snapshot, p plan) (bool, error) {
+	ch := l.changes(w, snaps, p)
+	if ch.empty() {
+		return false, nil
+	}
+	err := l.cfg.DB.Update(ctx, func(wr store.Writer) error { return ch.write(wr) })
+	if err != nil {
+		return false, err
+	}
+	for i := range ch.versions {
+		v := &ch.versions[i].next
+		l.log.Info("version changed state", "function", string(v.Function), "version", string(v.Qualifier), "state", line(v))
+		for j := range w.versions {
+			if w.versions[j].Function == v.Function && w.versions[j].Qualifier == v.Qualifier {
+				w.versions[j] = *v
+			}
+		}
+	}
+	return true, nil
+}
+
+// act performs the plan. It believes nothing worked: the next step looks.
+func (l *Loop) act(ctx context.Context, w *world, p plan) error {
+	for _, a := range p.actions {
+		l.log.Info("decided", "action", a.String(), "reason", string(a.Why()))
+		l.cfg.Metrics.action(ctx, a)
+		switch a := a.(type) {
+		case controlplane.StartEnvironment:
+			l.start(w, a)
+		case controlplane.StopEnvironment:
+			l.stop(a)
+		case controlplane.LaunchInstance, controlplane.TerminateInstance: // by ensureInstances
+		}
+	}
+	l.desire(w)
+	return l.ensureInstances(ctx, w, p)
+}
+
+// start places an environment in memory; desire tells the agent.
+func (l *Loop) start(w *world, a controlplane.StartEnvironment) {
+	for i := range w.versions {
+		v := &w.versions[i]
+		if v.Function != a.Function || v.Qualifier != a.Qualifier {
+			continue
+		}
+		pub := v.Publication()
+		if pub.Revision != a.Revision && v.Serving != nil {
+			pub = *v.Serving
+		}
+		if pub.Revision != a.Revision {
+			return // published again meanwhile: the next step decides anew
+		}
+		image := controlplane.Image{Ref: pub.Code.Image}
+		if pub.Config.PackageType != "Image" {
+			image, _ = l.cfg.Image(pub.Config.Runtime)
+		}
+		l.placed[a.Environment] = &placed{at: w.now, Placement: controlplane.Placement{
+			Instance: a.Instance,
+			Assignment: controlplane.Assignment{
+				Environment: a.Environment, Function: a.Function, Qualifier: a.Qualifier, ARN: v.ARN,
+				Image: image, Publication: pub,
+			},
+		}}
+		l.bookOf(a.Instance).dirty = true
+		return
+	}
+}
+
+func (l *Loop) stop(a controlplane.StopEnvironment) {
+	p := l.placed[a.Environment]
+	if p == nil {
+		return
+	}
+	b := l.bookOf(a.Instance)
+	b.dirty = true
+	if a.Graceful {
+		p.Draining = true
+		return
+	}
+	delete(l.placed, a.Environment)
+	intent := controlplane.StopDelete
+	if a.Reason == controlplane.ReasonDrain {
+		intent = controlplane.StopDrain
+	}
+	b.intent, b.intentAt = intent, b.generation+1
+}
+
+// desire sends every instance whose placements changed its whole set.
+func (l *Loop) desire(w *world) {
+	for i := range w.instances {
+		id := w.instances[i].ID
+		b := l.books[id]
+		if _, heard := w.heard[id]; !heard || b == nil || !b.dirty {
+			continue
+		}
+		b.generation++
+		b.dirty = false
+		set := controlplane.DesiredSet{Epoch: l.epoch, Generation: b.generation, Intent: b.intent}
+		for _, p := range l.placed {
+			if p.Instance == id {
+				set.Environments = append(set.Environments, p.Placement)
+			}
+		}
+		slices.SortFunc(set.Environments, func(x, y controlplane.Placement) int {
+			return compare(x.Assignment.Environment, y.Assignment.Environment)
+		})
+		l.cfg.Agents.Desire(id, set)
+	}
+}
+
+// ensureInstances repeats launches and terminations until the fleet shows
+// their effect.
+func (l *Loop) ensureInstances(ctx context.Context, w *world, p plan) error {
+	wanted := map[controlplane.InstanceID]controlplane.Instance{}
+	for _, in := range w.instances {
+		wanted[in.ID] = in
+	}
+	for _, a := range p.actions {
+		switch a := a.(type) {
+		case controlplane.LaunchInstance:
+			wanted[a.Instance] = l.launched(a, w.now)
+		case controlplane.TerminateInstance:
+			in := wanted[a.Instance]
+			in.State = controlplane.InstanceTerminating
+			wanted[a.Instance] = in
+		case controlplane.StartEnvironment, controlplane.StopEnvironment:
+		}
+	}
+	exist, err := l.cfg.Fleet.List(ctx)
+	if err != nil {
+		return fmt.Errorf("listing instances: %w", err)
+	}
+	var errs []error
+	for id, in := range wanted {
+		if in.Fleet != l.cfg.Fleet.Name() {
+			continue
+		}
+		there := slices.Contains(exist, id)
+		switch {
+		case in.State == controlplane.InstanceLaunching && !there:
+			errs = append(errs, l.launch(ctx, in, w.now))
+		case in.State == controlplane.InstanceTerminating && there:
+			errs = append(errs, l.cfg.Fleet.Terminate(ctx, id))
+		case in.State == controlplane.InstanceTerminating:
+			errs = append(errs, l.forget(ctx, id))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (l *Loop) launched(a controlplane.LaunchInstance, now time.Time) controlplane.Instance {
+	return controlplane.Instance{
+		ID: a.Instance, Provider: a.Provider, Zone: a.Zone, State: controlplane.InstanceLaunching,
+		Size: a.Size, Fleet: l.cfg.Fleet.Name(), CreatedAt: now,
+	}
+}
+
+// launch asks the fleet for the machine. What it has no capacity for is
+// forgotten, to be decided anew.
+func (l *Loop) launch(ctx context.Context, in controlplane.Instance, now time.Time) error {
+	token, _, err := l.cfg.Tokens.Mint(ctx, in.Provider, in.ID, l.cfg.Policy.TokenLifetime, now)
+	if err != nil {
+		return err
+	}
+	err = l.cfg.Fleet.Launch(ctx, fleet.LaunchRequest{
+		Instance: in.ID, Provider: in.Provider, Zone: in.Zone, Size: in.Size, JoinToken: token,
+	})
+	if errors.Is(err, fleet.ErrCapacity) || errdefs.IsResourceExhausted(err) {
+		return errors.Join(fmt.Errorf("launching %s in %s: %w", in.ID, in.Zone, err), l.forget(ctx, in.ID))
+	}
+	if err != nil {
+		return fmt.Errorf("launching %s in %s: %w", in.ID, in.Zone, err)
+	}
+	return nil
+}
+
+// forget drops an instance that is gone.
+func (l *Loop) forget(ctx context.Context, id controlplane.InstanceID) error {
+	err := l.cfg.DB.Update(ctx, func(w store.Writer) error { return w.DeleteInstance(id) })
+	if err != nil {
+		return err
+	}
+	l.cfg.Agents.Forget(id)
+	delete(l.books, id)
+	for env, p := range l.placed {
+		if p.Instance == id {
+			delete(l.placed, env)
+		}
+	}
+	l.log.Info("instance is gone", "instance", string(id))
+	l.Nudge()
+	return nil
+}
+
+func same(a, b controlplane.Version) bool { return reflect.DeepEqual(a, b) }

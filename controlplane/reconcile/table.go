@@ -1,0 +1,59 @@
+package reconcile
+
+import (
+	"time"
+
+	"github.com/hearth-compute/hearth/controlplane"
+	"github.com/hearth-compute/hearth/controlplane/router"
+)
+
+// publication names what an environment runs.
+type publication struct {
+	function  controlplane.FunctionName
+	qualifier controlplane.Qualifier
+	revision  controlplane.Revision
+}
+
+// publish hands what is known now to the router and to operators.
+func (l *Loop) publish(w *world, snaps []controlplane.Snapshot) {
+	l.cfg.Router.Swap(table(w, snaps))
+	l.last.Store(&snaps)
+}
+
+// table builds the routing table.
+func table(w *world, snaps []controlplane.Snapshot) *router.Table {
+	t := &router.Table{Functions: make(map[controlplane.FunctionName]*router.Function, len(w.functions))}
+	for _, f := range w.functions {
+		if !f.Deleting {
+			t.Functions[f.Name] = &router.Function{ARN: f.ARN, Versions: map[controlplane.Qualifier]*router.Version{}}
+		}
+	}
+	endpoints := map[publication][]router.Endpoint{}
+	for i := range snaps {
+		for _, e := range snaps[i].Environments {
+			if e.State == controlplane.EnvironmentReady && !e.Draining {
+				k := publication{e.Function, e.Qualifier, e.Revision}
+				endpoints[k] = append(endpoints[k], router.Endpoint{
+					Environment: e.ID, Instance: e.Instance, Limit: max(1, e.MaxConcurrency),
+				})
+			}
+		}
+	}
+	for i := range w.versions {
+		v := &w.versions[i]
+		f := t.Functions[v.Function]
+		if f == nil || v.State == controlplane.VersionDeleting {
+			continue
+		}
+		pub := v.Publication()
+		if v.Serving != nil {
+			pub = *v.Serving
+		}
+		f.Versions[v.Qualifier] = &router.Version{
+			ARN: v.ARN, Qualifier: v.Qualifier, State: v.State, ReasonCode: v.ReasonCode, Reason: v.Reason,
+			Timeout:   time.Duration(pub.Config.TimeoutS) * time.Second,
+			Endpoints: endpoints[publication{v.Function, v.Qualifier, pub.Revision}],
+		}
+	}
+	return t
+}

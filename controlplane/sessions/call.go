@@ -1,0 +1,155 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/hearth-compute/hearth/controlplane"
+	"github.com/hearth-compute/hearth/controlplane/router"
+	invokev1 "github.com/hearth-compute/hearth/proto/hearth/invoke/v1"
+)
+
+const (
+	// maxUnary is the largest request payload that rides a unary call.
+	maxUnary = 64 << 10
+	// chunkSize of streamed payloads.
+	chunkSize = 64 << 10
+)
+
+// Call runs one invocation on an instance; it implements router.Caller.
+// Errors: *router.RefusedError when the agent refused or nothing was sent, so
+// that it may be tried elsewhere; *controlplane.LostError otherwise.
+func (s *Server) Call(ctx context.Context, to router.Endpoint, req controlplane.InvokeRequest, timeout time.Duration) (controlplane.InvokeResult, error) {
+	conn := s.pool.pick(to.Instance)
+	if conn == nil {
+		return controlplane.InvokeResult{}, &router.RefusedError{Reason: router.RefusedUnreachable, Err: errNoConnection(to.Instance)}
+	}
+	conn.inFlight.Add(1)
+	defer conn.inFlight.Add(-1)
+
+	var sent atomic.Bool
+	ctx = context.WithValue(ctx, sentKey{}, &sent)
+	head := &invokev1.InvocationHead{
+		RequestId:          req.RequestID,
+		EnvironmentId:      string(to.Environment),
+		InvokedFunctionArn: req.InvokedARN,
+		Type:               invokev1.InvocationType_INVOCATION_TYPE_REQUEST_RESPONSE,
+		Source:             "lambda-api",
+		Timeout:            durationpb.New(timeout),
+		ClientContext:      req.ClientContext,
+		TraceId:            req.TraceID,
+		ContentType:        req.ContentType,
+		PayloadBytes:       int64(len(req.Payload)),
+	}
+	var res controlplane.InvokeResult
+	var err error
+	if len(req.Payload) <= maxUnary {
+		res, err = callUnary(ctx, conn.client, head, req.Payload)
+	} else {
+		res, err = callStream(ctx, conn.client, head, req.Payload)
+	}
+	if err != nil {
+		return res, callError(to.Environment, err, sent.Load())
+	}
+	return res, nil
+}
+
+func callUnary(ctx context.Context, c invokev1.InvokeServiceClient, head *invokev1.InvocationHead, payload []byte) (controlplane.InvokeResult, error) {
+	r, err := c.Invoke(ctx, &invokev1.InvokeRequest{Head: head, Payload: payload})
+	if err != nil {
+		return controlplane.InvokeResult{}, err
+	}
+	return controlplane.InvokeResult{
+		FunctionError: r.GetHead().GetFunctionError(),
+		ContentType:   r.GetHead().GetContentType(),
+		Payload:       r.GetPayload(),
+	}, nil
+}
+
+func callStream(ctx context.Context, c invokev1.InvokeServiceClient, head *invokev1.InvocationHead, payload []byte) (controlplane.InvokeResult, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(errors.New("call ended"))
+	stream, err := c.InvokeStream(ctx)
+	if err != nil {
+		return controlplane.InvokeResult{}, err
+	}
+	err = sendPayload(stream, head, payload)
+	if err != nil && !errors.Is(err, io.EOF) { // EOF: the status is with Recv
+		return controlplane.InvokeResult{}, err
+	}
+	var res controlplane.InvokeResult
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return res, status.Error(codes.Unavailable, "the answer was cut")
+		}
+		if err != nil {
+			return res, err
+		}
+		switch m := m.GetMessage().(type) {
+		case *invokev1.InvokeStreamResponse_Head:
+			res.FunctionError, res.ContentType = m.Head.GetFunctionError(), m.Head.GetContentType()
+		case *invokev1.InvokeStreamResponse_Chunk:
+			res.Payload = append(res.Payload, m.Chunk...)
+		case *invokev1.InvokeStreamResponse_End:
+			return res, nil
+		}
+	}
+}
+
+func sendPayload(stream invokev1.InvokeService_InvokeStreamClient, head *invokev1.InvocationHead, payload []byte) error {
+	if err := stream.Send(&invokev1.InvokeStreamRequest{Message: &invokev1.InvokeStreamRequest_Head{Head: head}}); err != nil {
+		return err
+	}
+	for len(payload) > 0 {
+		n := min(len(payload), chunkSize)
+		if err := stream.Send(&invokev1.InvokeStreamRequest{Message: &invokev1.InvokeStreamRequest_Chunk{Chunk: payload[:n]}}); err != nil {
+			return err
+		}
+		payload = payload[n:]
+	}
+	return stream.CloseSend()
+}
+
+// callError sorts failures into those that may be tried elsewhere, because the
+// agent promises that nothing ran or nothing was sent, and those that may not.
+func callError(env controlplane.EnvironmentID, err error, sent bool) error {
+	st := status.Convert(err)
+	if st.Code() == codes.ResourceExhausted {
+		for _, d := range st.Details() {
+			if r, ok := d.(*invokev1.Refusal); ok {
+				return &router.RefusedError{Reason: refusal(r.GetReason()), RetryAfter: r.GetRetryAfter().AsDuration()}
+			}
+		}
+	}
+	if !sent {
+		return &router.RefusedError{Reason: router.RefusedUnreachable, Err: err}
+	}
+	return &controlplane.LostError{Environment: env, Err: fmt.Errorf("invoke: %w", err)}
+}
+
+func refusal(r invokev1.RefusalReason) router.RefusalReason {
+	switch r {
+	case invokev1.RefusalReason_REFUSAL_REASON_CONCURRENCY:
+		return router.RefusedConcurrency
+	case invokev1.RefusalReason_REFUSAL_REASON_CPU:
+		return router.RefusedCPU
+	case invokev1.RefusalReason_REFUSAL_REASON_MEMORY:
+		return router.RefusedMemory
+	case invokev1.RefusalReason_REFUSAL_REASON_DISK:
+		return router.RefusedDisk
+	case invokev1.RefusalReason_REFUSAL_REASON_DRAINING:
+		return router.RefusedDraining
+	case invokev1.RefusalReason_REFUSAL_REASON_NOT_READY, invokev1.RefusalReason_REFUSAL_REASON_UNSPECIFIED:
+		return router.RefusedNotReady
+	}
+	return router.RefusedNotReady
+}

@@ -1,0 +1,184 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/stats"
+
+	"github.com/hearth-compute/hearth/controlplane"
+	invokev1 "github.com/hearth-compute/hearth/proto/hearth/invoke/v1"
+)
+
+const (
+	// maxMessage bounds one gRPC message: a 6 MB payload and its envelope.
+	maxMessage = 8 << 20
+	// windowSize of streams and connections: a 6 MB payload should not wait for
+	// a round trip every 64 KiB.
+	windowSize = 4 << 20
+	// maxDataConns is the most data connections one instance may hold; further
+	// ones replace the oldest.
+	maxDataConns = 8
+)
+
+// dataConn is one connection an agent dialled, on which we are the client.
+type dataConn struct {
+	client   invokev1.InvokeServiceClient
+	cc       *grpc.ClientConn
+	inFlight atomic.Int64
+	done     chan struct{} // closed when the connection broke
+}
+
+// watchedConn tells when gRPC gives the connection up.
+type watchedConn struct {
+	net.Conn
+
+	once sync.Once
+	gone func()
+}
+
+func (c *watchedConn) Close() error {
+	c.once.Do(c.gone)
+	return c.Conn.Close()
+}
+
+// newDataConn makes a gRPC client of conn. It must be closed.
+func newDataConn(conn net.Conn) (*dataConn, error) {
+	d := &dataConn{done: make(chan struct{})}
+	watched := &watchedConn{Conn: conn, gone: func() { close(d.done) }}
+	var used atomic.Bool
+	cc, err := grpc.NewClient("passthrough:///agent",
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // conn is mutual TLS already
+		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
+			if used.Swap(true) {
+				return nil, errors.New("the agent dials, not we")
+			}
+			return watched, nil
+		}),
+		grpc.WithIdleTimeout(0),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDisableRetry(),
+		grpc.WithStatsHandler(sentMarker{}),
+		grpc.WithInitialWindowSize(windowSize),
+		grpc.WithInitialConnWindowSize(windowSize),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+	)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	d.cc, d.client = cc, invokev1.NewInvokeServiceClient(cc)
+	cc.Connect()
+	return d, nil
+}
+
+// pool holds the data connections of every instance.
+type pool struct {
+	mu    sync.Mutex
+	conns map[controlplane.InstanceID][]*dataConn
+}
+
+func (p *pool) add(id controlplane.InstanceID, d *dataConn) {
+	p.mu.Lock()
+	conns := append(p.conns[id], d)
+	var oldest *dataConn
+	if len(conns) > maxDataConns {
+		oldest, conns = conns[0], conns[1:]
+	}
+	p.conns[id] = conns
+	p.mu.Unlock()
+	if oldest != nil {
+		_ = oldest.cc.Close()
+	}
+}
+
+func (p *pool) remove(id controlplane.InstanceID, d *dataConn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	conns := p.conns[id]
+	for i, c := range conns {
+		if c == d {
+			// A new slice: pick reads the old one outside the lock never, but
+			// keep the discipline that published slices do not change.
+			p.conns[id] = append(append([]*dataConn(nil), conns[:i]...), conns[i+1:]...)
+			break
+		}
+	}
+	if len(p.conns[id]) == 0 {
+		delete(p.conns, id)
+	}
+}
+
+// pick returns the connection with the fewest calls, or nil.
+func (p *pool) pick(id controlplane.InstanceID) *dataConn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var best *dataConn
+	for _, c := range p.conns[id] {
+		if best == nil || c.inFlight.Load() < best.inFlight.Load() {
+			best = c
+		}
+	}
+	return best
+}
+
+// count is how many connections an instance has.
+func (p *pool) count(id controlplane.InstanceID) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.conns[id])
+}
+
+// serveData keeps a data connection until it breaks or the server stops.
+func (s *Server) serveData(id controlplane.InstanceID, conn net.Conn) {
+	d, err := newDataConn(conn)
+	if err != nil {
+		s.log.Warn("data connection failed", "instance", string(id), "err", err)
+		return
+	}
+	s.pool.add(id, d)
+	s.changed()
+	select {
+	case <-d.done:
+	case <-s.stopped:
+	}
+	s.pool.remove(id, d)
+	_ = d.cc.Close()
+	s.changed()
+}
+
+// sentKey is the context key of the *atomic.Bool that sentMarker sets.
+type sentKey struct{}
+
+// sentMarker notes when a call's headers went to the transport. A call whose
+// mark is not set was provably never sent.
+type sentMarker struct{}
+
+// TagRPC implements stats.Handler.
+func (sentMarker) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+
+// HandleRPC implements stats.Handler.
+func (sentMarker) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	if _, ok := s.(*stats.OutHeader); !ok {
+		return
+	}
+	if sent, ok := ctx.Value(sentKey{}).(*atomic.Bool); ok {
+		sent.Store(true)
+	}
+}
+
+// TagConn implements stats.Handler.
+func (sentMarker) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+
+// HandleConn implements stats.Handler.
+func (sentMarker) HandleConn(context.Context, stats.ConnStats) {}
+
+// errNoConnection says that nothing was sent because there is no connection.
+func errNoConnection(id controlplane.InstanceID) error {
+	return fmt.Errorf("no data connection to instance %s", id)
+}

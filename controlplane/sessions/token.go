@@ -1,0 +1,109 @@
+package sessions
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/hearth-compute/hearth/controlplane"
+	"github.com/hearth-compute/hearth/controlplane/store"
+)
+
+// tokenPrefix begins every join token: "hearth1.ID.SECRET.CAHASH".
+const tokenPrefix = "hearth1"
+
+// MaxTokenLifetime bounds how long a join token may be good for.
+const MaxTokenLifetime = 30 * 24 * time.Hour
+
+// Tokens makes join tokens and exchanges them for identities.
+type Tokens struct {
+	db store.DB
+	ca *CA
+	// fleet is recorded with instances that join by themselves.
+	fleet string
+}
+
+// NewTokens returns the tokens kept in db. fleet is the name recorded with
+// instances that join by themselves.
+func NewTokens(db store.DB, ca *CA, fleet string) *Tokens {
+	return &Tokens{db: db, ca: ca, fleet: fleet}
+}
+
+// Mint makes a token, good once, for one instance of a provider: id if we
+// launch it ourselves, empty for a host that joins. Errors: InvalidArgument
+// (lifetime), NotFound (provider).
+func (t *Tokens) Mint(ctx context.Context, p controlplane.ProviderName, id controlplane.InstanceID, lifetime time.Duration, now time.Time) (string, time.Time, error) {
+	if lifetime <= 0 || lifetime > MaxTokenLifetime {
+		return "", time.Time{}, fmt.Errorf("join token: lifetime %v is not between 0 and %v: %w", lifetime, MaxTokenLifetime, errdefs.ErrInvalidArgument)
+	}
+	tokenID, secret := rand.Text()[:12], rand.Text()
+	hash := sha256.Sum256([]byte(secret))
+	expires := now.Add(lifetime)
+	err := t.db.Update(ctx, func(w store.Writer) error {
+		if _, err := w.Provider(p); err != nil {
+			return err
+		}
+		return w.PutJoinToken(store.JoinToken{
+			ID: tokenID, SecretHash: hash[:], Provider: p, Instance: id, Expires: expires,
+		})
+	})
+	if err != nil {
+		return "", time.Time{}, fmt.Errorf("join token for %s: %w", p, err)
+	}
+	return strings.Join([]string{tokenPrefix, tokenID, secret, t.ca.Hash()}, "."), expires, nil
+}
+
+// identity is who a token stands for.
+type identity struct {
+	instance controlplane.InstanceID
+	provider controlplane.ProviderName
+}
+
+// redeem exchanges a token. Using it again is allowed to the instance that
+// used it first, so that a lost answer does not cost the instance.
+func (t *Tokens) redeem(ctx context.Context, token string, now time.Time) (identity, error) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 4 || parts[0] != tokenPrefix {
+		return identity{}, fmt.Errorf("join token is malformed: %w", errdefs.ErrUnauthenticated)
+	}
+	hash := sha256.Sum256([]byte(parts[2]))
+	var who identity
+	err := t.db.Update(ctx, func(w store.Writer) error {
+		tok, err := w.JoinToken(parts[1])
+		if errdefs.IsNotFound(err) || err == nil && subtle.ConstantTimeCompare(tok.SecretHash, hash[:]) != 1 {
+			return fmt.Errorf("join token is unknown: %w", errdefs.ErrUnauthenticated)
+		}
+		if err != nil {
+			return err
+		}
+		if now.After(tok.Expires) {
+			return fmt.Errorf("join token %s expired: %w", tok.ID, errdefs.ErrUnauthenticated)
+		}
+		if tok.Instance == "" && tok.UsedBy == "" {
+			tok.Instance = newInstanceID()
+			if err := w.PutInstance(controlplane.Instance{
+				ID: tok.Instance, Provider: tok.Provider, State: controlplane.InstanceLaunching,
+				Fleet: t.fleet, CreatedAt: now,
+			}); err != nil {
+				return err
+			}
+		}
+		tok.UsedBy = tok.Instance
+		who = identity{instance: tok.Instance, provider: tok.Provider}
+		return w.PutJoinToken(tok)
+	})
+	return who, err
+}
+
+func newInstanceID() controlplane.InstanceID {
+	var b [9]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return controlplane.InstanceID("i-" + hex.EncodeToString(b[:])[:17])
+}
