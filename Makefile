@@ -119,7 +119,7 @@ breaking: ## no change to a proto breaks AGAINST (a git ref, main unless given)
 
 .PHONY: demo
 demo: deps build ## a real function on three instances, invoked 200 times; KEEP=1 leaves it running
-	$(CONTAINERD) $(GO) run ./cmd/internal/demo $(if $(KEEP),-keep)
+	KEEP=$(KEEP) $(CONTAINERD) $(GO) run ./cmd/internal/demo $(if $(KEEP),-keep)
 
 .PHONY: bench
 bench: deps build ## invoke latency and throughput at concurrency 1, 16, 32
