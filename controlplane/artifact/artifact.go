@@ -34,9 +34,9 @@ type Store struct {
 // New returns a store in bucket, which Close closes.
 func New(bucket *blob.Bucket) *Store { return &Store{bucket: bucket} }
 
-// InDir returns a store in the directory dir, made with mode 0700 if there is
+// OpenDir returns a store in the directory dir, made with mode 0700 if there is
 // none. Files are for their owner only. Errors: Unavailable.
-func InDir(dir string) (*Store, error) {
+func OpenDir(dir string) (*Store, error) {
 	bucket, err := fileblob.OpenBucket(dir, &fileblob.Options{
 		CreateDir:   true,
 		DirFileMode: 0o700,

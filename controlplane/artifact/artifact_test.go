@@ -18,7 +18,7 @@ import (
 
 func stores(t *testing.T) map[string]*artifact.Store {
 	t.Helper()
-	dir, err := artifact.InDir(filepath.Join(t.TempDir(), "made", "here"))
+	dir, err := artifact.OpenDir(filepath.Join(t.TempDir(), "made", "here"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func TestNamesThatAreNoDigestAreRefused(t *testing.T) {
 func TestADirectoryHoldsOnlyWholeFilesOfTheirOwner(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s, err := artifact.InDir(dir)
+	s, err := artifact.OpenDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
