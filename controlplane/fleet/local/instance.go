@@ -127,6 +127,8 @@ func (f *Fleet) create(r record, token string) error {
 
 // sweep removes directories that a crash left half made or half removed.
 func (f *Fleet) sweep() {
+	f.launching <- struct{}{} // or it would remove what is being made
+	defer func() { <-f.launching }()
 	entries, err := os.ReadDir(f.root)
 	if err != nil {
 		return

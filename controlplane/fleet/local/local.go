@@ -147,7 +147,8 @@ type Fleet struct {
 	cfg  Config
 	root string
 	log  *slog.Logger
-	// launching is held by the one Launch that chooses a subnet and writes.
+	// launching is held by the one Launch that chooses a subnet and writes, and
+	// by sweep.
 	launching chan struct{}
 	nudge     chan struct{}
 	// hostAddrs tells the addresses of this machine; tests replace it.

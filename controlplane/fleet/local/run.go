@@ -21,6 +21,8 @@ const (
 	lookInterval  = time.Second            // how often Run looks for instances
 	watchInterval = 100 * time.Millisecond // how often an agent is looked at
 	logInterval   = 5 * time.Second        // how often its log is
+	lockInterval  = 20 * time.Millisecond
+	lockPatience  = 500 * time.Millisecond
 	minBackoff    = 100 * time.Millisecond
 	maxBackoff    = 5 * time.Second
 	stableAfter   = 10 * time.Second // an agent that ran this long is started anew at once
@@ -95,14 +97,25 @@ func (f *Fleet) lock() (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("locking %s: %w: %w", f.root, err, errdefs.ErrUnavailable)
 	}
-	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = file.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("locking %s: another process manages these instances: %w", f.root, errdefs.ErrFailedPrecondition)
+	// A child that is just being started holds the lock a moment longer than
+	// its parent.
+	for begun := time.Now(); ; time.Sleep(lockInterval) {
+		err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() {
+				_ = unix.Flock(int(file.Fd()), unix.LOCK_UN)
+				_ = file.Close()
+			}, nil
 		}
-		return nil, fmt.Errorf("locking %s: %w: %w", f.root, err, errdefs.ErrUnavailable)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Since(begun) > lockPatience {
+			break
+		}
 	}
-	return func() { _ = file.Close() }, nil
+	_ = file.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("locking %s: another process manages these instances: %w", f.root, errdefs.ErrFailedPrecondition)
+	}
+	return nil, fmt.Errorf("locking %s: %w: %w", f.root, err, errdefs.ErrUnavailable)
 }
 
 // supervise keeps the agent of one instance running until the instance is gone

@@ -83,11 +83,14 @@ func (p *Process) Alive() bool {
 	if err != nil || st.start != p.StartTime {
 		return false
 	}
-	if !st.running() { // if it is ours to reap, nobody else will
-		pid, err := wait(p.PID, &p.status)
-		p.reaped = err == nil && pid == p.PID
+	if st.running() {
+		return true
 	}
-	return st.running()
+	// It has ended, or its main thread has and the others are about to.
+	pid, err := wait(p.PID, &p.status)
+	p.reaped = err == nil && pid == p.PID
+	waitLater := err == nil && pid == 0
+	return waitLater || err != nil && st.threads > 1
 }
 
 // Outcome says how the process ended, for people. It is empty while it runs and
@@ -198,8 +201,9 @@ func wait(pid int, status *unix.WaitStatus) (int, error) {
 }
 
 type stat struct {
-	state byte
-	start uint64
+	state   byte
+	threads uint64
+	start   uint64
 }
 
 // running is false for what has ended and only waits to be reaped.
@@ -214,7 +218,8 @@ func readStat(pid int) (stat, error) {
 }
 
 // parseStat reads /proc/PID/stat: the name, second, is in parentheses and may
-// hold anything; the state is third and the start time twenty-second.
+// hold anything; the state is third, the number of threads twentieth and the
+// start time twenty-second.
 func parseStat(data []byte) (stat, error) {
 	end := bytes.LastIndexByte(data, ')')
 	if end < 0 {
@@ -228,7 +233,11 @@ func parseStat(data []byte) (stat, error) {
 	if err != nil {
 		return stat{}, fmt.Errorf("malformed stat: %w", err)
 	}
-	return stat{state: fields[0][0], start: start}, nil
+	threads, err := strconv.ParseUint(string(fields[17]), 10, 64)
+	if err != nil {
+		return stat{}, fmt.Errorf("malformed stat: %w", err)
+	}
+	return stat{state: fields[0][0], threads: threads, start: start}, nil
 }
 
 func procFile(pid int, name string) string {

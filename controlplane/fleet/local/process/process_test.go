@@ -117,7 +117,7 @@ func TestStatWithAnyNameIsRead(t *testing.T) {
 	t.Parallel()
 	line := "7 (a) R b) S 1 7 7 0 -1 4194304 101 0 0 0 0 0 0 0 20 0 1 0 143876 3133440 386\n"
 	st, err := parseStat([]byte(line))
-	if err != nil || st.state != 'S' || st.start != 143876 {
+	if err != nil || st.state != 'S' || st.threads != 1 || st.start != 143876 {
 		t.Errorf("got %+v, %v", st, err)
 	}
 	for _, bad := range []string{"", "7", "7 (a) S", "7 (a) S 1 7 7 0 -1 4194304 101 0 0 0 0 0 0 0 20 0 1 0 soon 0"} {
