@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestTheRepositoryKeepsItsShape(t *testing.T) {
@@ -18,6 +20,50 @@ func TestTheRepositoryKeepsItsShape(t *testing.T) {
 	}
 	for _, violation := range check(pkgs) {
 		t.Error(violation)
+	}
+}
+
+func TestEveryDependencyHasItsLineInTheRecord(t *testing.T) {
+	pkgs, err := load(os.DirFS("../../.."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := os.ReadFile("../../../docs/adr/0026-dependencies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, violation := range checkDependencies(pkgs, dependencyRows(string(record))) {
+		t.Error(violation)
+	}
+}
+
+func TestADependencyWithoutALineIsFoundAndALineWithoutADependency(t *testing.T) {
+	pkgs, err := load(sound())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := dependencyRows("# Title\n\n| module | why |\n|---|---|\n| `example.com/lambda` | so |\n| `example.com/gone` | once |\n")
+	want := []string{
+		"example.com/gone has a line in the record of dependencies and is not imported",
+		"sandbox/containerd/driver.go imports example.com/containerd, which has no line in the record of dependencies",
+	}
+	if diff := cmp.Diff(want, checkDependencies(pkgs, rows)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestALineCoversTheModulesPackagesOnly(t *testing.T) {
+	rows := []string{"example.com/sdk", "example.com/sdk/service/x"}
+	for imp, want := range map[string]string{
+		"example.com/sdk":                 "example.com/sdk",
+		"example.com/sdk/aws":             "example.com/sdk",
+		"example.com/sdk/service/x/types": "example.com/sdk/service/x",
+		"example.com/sdk2":                "",
+		"example.com":                     "",
+	} {
+		if got := longestWithin(imp, rows); got != want {
+			t.Errorf("line for %s is %q, want %q", imp, got, want)
+		}
 	}
 }
 
@@ -96,7 +142,7 @@ func TestEachRuleFindsAPlantedViolation(t *testing.T) {
 		{"a driver in another driver", "controlplane/store/sqlite/x.go", imports("sqlite", module+"/controlplane/fleet/ec2"), "drivers are chosen"},
 
 		{"generated types inside", "controlplane/router/x.go", imports("router", module+"/proto/hearth/agent/v1"), "generated types stop at the edge"},
-		{"generated types in wiring", "agent/daemon/x.go", imports("daemon", module+"/proto/hearth/agent/v1"), "generated types stop at the edge"},
+		{"generated types in an adapter", "sandbox/containerd/x.go", imports("containerd", module+"/proto/hearth/agent/v1"), "generated types stop at the edge"},
 
 		{"the router reads the store", "controlplane/router/x.go", imports("router", module+"/controlplane/store"), "controlplane/router imports controlplane/store: an invoke's way has no store"},
 		{"the router reads it through others", "controlplane/router/x.go", imports("router", module+"/controlplane/reconcile"), "an invoke's way has no store"},

@@ -72,7 +72,8 @@ func (s *stack) launch(ctx context.Context) error {
 	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), asRoot, hearth, "up", //nolint:gosec // G204: the arguments are ours
 		"--data-dir", filepath.Join(s.dir, "data"),
 		"--listen", s.lambda, "--agent-listen", s.agents,
-		"--operator-listen", s.operator, "--metrics-listen", s.metric)
+		"--operator-listen", s.operator, "--metrics-listen", s.metric,
+		"--runtime-image", "provided.al2023=builtin:static")
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := s.cmd.Start(); err != nil {
