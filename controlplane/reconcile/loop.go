@@ -104,6 +104,7 @@ type Loop struct {
 	log   *slog.Logger
 	nudge chan struct{} // capacity 1: "something changed", never data
 	last  atomic.Pointer[[]controlplane.Snapshot]
+	ready atomic.Bool
 
 	// mu guards waiters.
 	mu      sync.Mutex
@@ -169,6 +170,9 @@ func (l *Loop) Run(ctx context.Context) error {
 		if err != nil && ctx.Err() == nil {
 			l.log.Warn("reconcile step failed", "err", err)
 		}
+		if err == nil {
+			l.ready.Store(true)
+		}
 		for _, w := range waiting {
 			close(w)
 		}
@@ -216,6 +220,9 @@ func (l *Loop) takeWaiters() []chan struct{} {
 func (l *Loop) Snapshots(context.Context) ([]controlplane.Snapshot, error) {
 	return *l.last.Load(), nil
 }
+
+// Ready tells whether a step has succeeded, so that the routing table is filled.
+func (l *Loop) Ready() bool { return l.ready.Load() }
 
 // DrainInstance durably marks an instance to be emptied. Errors: NotFound.
 func (l *Loop) DrainInstance(ctx context.Context, id controlplane.InstanceID) error {

@@ -222,7 +222,7 @@ func (l *Loop) ensureInstances(ctx context.Context, w *world, p plan) error {
 		}
 		there := slices.Contains(exist, id)
 		switch {
-		case in.State == controlplane.InstanceLaunching && !there:
+		case in.State == controlplane.InstanceLaunching && !there && !l.cfg.Policy.Capacity.Keep:
 			errs = append(errs, l.launch(ctx, in, w.now))
 		case in.State == controlplane.InstanceTerminating && there:
 			errs = append(errs, l.cfg.Fleet.Terminate(ctx, id))

@@ -1,0 +1,55 @@
+// Package control defines hearth-control's flags once, for hearth-control
+// itself and for "hearth up", which passes them on.
+package control
+
+import (
+	"flag"
+	"fmt"
+	"strings"
+
+	"github.com/hearth-compute/hearth/cmd/internal/boot"
+	"github.com/hearth-compute/hearth/controlplane/server"
+)
+
+// RegisterFlags adds hearth-control's flags to fs. They write to c, whose
+// values are the defaults.
+func RegisterFlags(fs *flag.FlagSet, c *server.Config) {
+	fs.StringVar(&c.Listen, "listen", c.Listen, "`address` of the Lambda API")
+	fs.StringVar(&c.AgentListen, "agent-listen", c.AgentListen, "`address` agents dial; mutual TLS")
+	fs.StringVar(&c.OperatorListen, "operator-listen", c.OperatorListen, "`address` of the operator gRPC service, health and reflection")
+	fs.StringVar(&c.MetricsListen, "metrics-listen", c.MetricsListen, "`address` of /metrics, /healthz and /readyz")
+	fs.BoolVar(&c.Insecure, "insecure", c.Insecure, "allow plaintext listeners on addresses that are not loopback")
+	fs.StringVar(&c.DataDir, "data-dir", c.DataDir, "`directory` of the store, the certificate authority, code archives and local instances")
+	fs.StringVar(&c.Fleet, "fleet", c.Fleet, "`kind` of instances: local (agents on this machine) or static (hosts that join)")
+	fs.StringVar(&c.AccountID, "account-id", c.AccountID, "the AWS account `id` in every ARN")
+	fs.StringVar(&c.Region, "region", c.Region, "the AWS `region` in every ARN")
+	fs.BoolVar(&c.Strict, "strict", c.Strict, "apply AWS's limits exactly: at least 2,048 MB, whole vCPUs, minimum 0 only with maximum 0")
+	fs.Var((*images)(c), "runtime-image", "`NAME=REF`: the image zip functions of a runtime run on; may be repeated")
+	fs.IntVar(&c.Local.VCPU, "local-instance-vcpu", c.Local.VCPU, "vCPUs of one local instance")
+	fs.Var((*boot.Size)(&c.Local.Memory), "local-instance-memory", "memory `size` of one local instance")
+	fs.IntVar(&c.Local.MaxInstances, "local-max-instances", c.Local.MaxInstances, "how many local instances there may be at once")
+	fs.StringVar(&c.Local.SubnetPool, "local-subnet-pool", c.Local.SubnetPool, "IPv4 `network` that is divided among local instances, a /24 each")
+	fs.StringVar(&c.Local.ContainerdAddress, "containerd-address", c.Local.ContainerdAddress, "containerd `socket` of local instances")
+}
+
+// images is the value of --runtime-image.
+type images server.Config
+
+// String implements flag.Value.
+func (i *images) String() string { return "" }
+
+// Repeatable tells the configuration file parser that the name may recur.
+func (i *images) Repeatable() bool { return true }
+
+// Set implements flag.Value.
+func (i *images) Set(s string) error {
+	name, ref, ok := strings.Cut(s, "=")
+	if !ok || name == "" || ref == "" {
+		return fmt.Errorf("want NAME=REF")
+	}
+	if i.RuntimeImages == nil {
+		i.RuntimeImages = map[string]string{}
+	}
+	i.RuntimeImages[name] = ref
+	return nil
+}

@@ -1,0 +1,256 @@
+package router_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/otel/metric/noop"
+
+	"github.com/hearth-compute/hearth/controlplane"
+	"github.com/hearth-compute/hearth/controlplane/router"
+)
+
+// script is a Caller that answers from a table and remembers whom it called.
+type script struct {
+	mu     sync.Mutex
+	calls  []controlplane.EnvironmentID
+	answer func(e controlplane.EnvironmentID) error
+}
+
+func (s *script) Call(_ context.Context, to router.Endpoint, _ controlplane.InvokeRequest, _ time.Duration) (controlplane.InvokeResult, error) {
+	s.mu.Lock()
+	s.calls = append(s.calls, to.Environment)
+	s.mu.Unlock()
+	if err := s.answer(to.Environment); err != nil {
+		return controlplane.InvokeResult{}, err
+	}
+	return controlplane.InvokeResult{Payload: []byte(to.Environment)}, nil
+}
+
+func newRouter(t *testing.T, c router.Caller, versions map[controlplane.Qualifier]*router.Version) *router.Router {
+	t.Helper()
+	m, err := router.NewMetrics(noop.NewMeterProvider().Meter(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := router.New(c, m)
+	r.Swap(&router.Table{Functions: map[controlplane.FunctionName]*router.Function{
+		"f": {ARN: "arn:f", Versions: versions},
+	}})
+	return r
+}
+
+func active(envs ...controlplane.EnvironmentID) *router.Version {
+	v := &router.Version{ARN: "arn:f:1", Qualifier: "1", State: controlplane.VersionActive, Timeout: time.Second}
+	for _, e := range envs {
+		v.Endpoints = append(v.Endpoints, router.Endpoint{Environment: e, Instance: "i-1", Limit: 1})
+	}
+	return v
+}
+
+func refuse(r router.RefusalReason) error { return &router.RefusedError{Reason: r} }
+
+func TestResolvesAsAWSDoes(t *testing.T) {
+	t.Parallel()
+	published := func() map[controlplane.Qualifier]*router.Version {
+		v := active("e-1")
+		v.Qualifier = controlplane.LatestPublished
+		pending := active()
+		pending.Qualifier, pending.State = "2", controlplane.VersionPending
+		return map[controlplane.Qualifier]*router.Version{controlplane.LatestPublished: v, "1": active("e-1"), "2": pending}
+	}
+	var (
+		notFound  *controlplane.FunctionNotFoundError
+		none      *controlplane.NoPublishedVersionError
+		latest    *controlplane.LatestNotInvocableError
+		wrong     *controlplane.VersionStateError
+		unversion = map[controlplane.Qualifier]*router.Version{"1": active("e-1")}
+	)
+	for _, c := range []struct {
+		name     string
+		versions map[controlplane.Qualifier]*router.Version
+		function controlplane.FunctionName
+		q        controlplane.Qualifier
+		want     controlplane.Qualifier
+		err      any
+	}{
+		{"unqualified", published(), "f", "", controlplane.LatestPublished, nil},
+		{"published by name", published(), "f", controlplane.LatestPublished, controlplane.LatestPublished, nil},
+		{"number", published(), "f", "1", "1", nil},
+		{"unknown function", published(), "g", "", "", &notFound},
+		{"unknown version", published(), "f", "9", "", &notFound},
+		{"latest although published", published(), "f", controlplane.Latest, "", &latest},
+		{"unqualified, nothing published", unversion, "f", "", "", &none},
+		{"latest, nothing published", unversion, "f", controlplane.Latest, "", &none},
+		{"pending", published(), "f", "2", "", &wrong},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRouter(t, &script{answer: func(controlplane.EnvironmentID) error { return nil }}, c.versions)
+			res, err := r.Invoke(t.Context(), controlplane.InvokeRequest{Function: c.function, Qualifier: c.q, DryRun: true})
+			if c.err == nil {
+				if err != nil || res.Executed != c.want || res.Payload != nil {
+					t.Fatalf("got %+v, %v; want version %s and nothing run", res, err, c.want)
+				}
+				return
+			}
+			if !errors.As(err, c.err) {
+				t.Fatalf("got %v want %T", err, c.err)
+			}
+		})
+	}
+}
+
+func TestTriesARefusalElsewhere(t *testing.T) {
+	t.Parallel()
+	s := &script{answer: func(e controlplane.EnvironmentID) error {
+		if e != "e-3" {
+			return refuse(router.RefusedConcurrency)
+		}
+		return nil
+	}}
+	r := newRouter(t, s, map[controlplane.Qualifier]*router.Version{"1": active("e-1", "e-2", "e-3")})
+	for range 20 {
+		res, err := r.Invoke(t.Context(), controlplane.InvokeRequest{Function: "f", Qualifier: "1"})
+		if err != nil || string(res.Payload) != "e-3" {
+			t.Fatalf("got %q, %v; want the answer of e-3", res.Payload, err)
+		}
+	}
+}
+
+func TestInvariant1_ALostInvokeIsNeverTriedElsewhere(t *testing.T) {
+	t.Parallel()
+	s := &script{answer: func(e controlplane.EnvironmentID) error {
+		return &controlplane.LostError{Environment: e, Err: errors.New("connection reset")}
+	}}
+	r := newRouter(t, s, map[controlplane.Qualifier]*router.Version{"1": active("e-1", "e-2", "e-3")})
+	_, err := r.Invoke(t.Context(), controlplane.InvokeRequest{Function: "f", Qualifier: "1"})
+	var lost *controlplane.LostError
+	if !errors.As(err, &lost) || len(s.calls) != 1 {
+		t.Fatalf("got %v after %d calls; want a LostError after 1", err, len(s.calls))
+	}
+}
+
+func TestInvariant2_AThrottleCarriesTheReason(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		envs map[controlplane.EnvironmentID]router.RefusalReason
+		want controlplane.ThrottleReason
+	}{
+		{"no environment", nil, controlplane.ThrottleNoCapacity},
+		{"slots", map[controlplane.EnvironmentID]router.RefusalReason{"e-1": router.RefusedConcurrency, "e-2": router.RefusedNotReady}, controlplane.ThrottleConcurrency},
+		{"memory says more than slots", map[controlplane.EnvironmentID]router.RefusalReason{"e-1": router.RefusedConcurrency, "e-2": router.RefusedMemory}, controlplane.ThrottleMemory},
+		{"cpu", map[controlplane.EnvironmentID]router.RefusalReason{"e-1": router.RefusedCPU}, controlplane.ThrottleCPU},
+		{"disk", map[controlplane.EnvironmentID]router.RefusalReason{"e-1": router.RefusedDisk}, controlplane.ThrottleDisk},
+		{"unreachable", map[controlplane.EnvironmentID]router.RefusalReason{"e-1": router.RefusedUnreachable}, controlplane.ThrottleNoCapacity},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := &script{answer: func(e controlplane.EnvironmentID) error { return refuse(c.envs[e]) }}
+			var envs []controlplane.EnvironmentID
+			for e := range c.envs {
+				envs = append(envs, e)
+			}
+			r := newRouter(t, s, map[controlplane.Qualifier]*router.Version{"1": active(envs...)})
+			_, err := r.Invoke(t.Context(), controlplane.InvokeRequest{Function: "f", Qualifier: "1"})
+			var throttled *controlplane.ThrottledError
+			if !errors.As(err, &throttled) || throttled.Reason != c.want || throttled.RetryAfter <= 0 {
+				t.Fatalf("got %v; want throttled for %s with a RetryAfter", err, c.want)
+			}
+			if len(s.calls) != len(c.envs) {
+				t.Errorf("asked %d environments, want each of %d once", len(s.calls), len(c.envs))
+			}
+		})
+	}
+}
+
+// TestSpreadsConcurrentInvokes holds 30 invokes open on 3 environments and
+// finds 10 on each.
+func TestSpreadsConcurrentInvokes(t *testing.T) {
+	t.Parallel()
+	hold := make(chan struct{})
+	arrived := make(chan struct{}, 30) // one token an invoke
+	s := &script{answer: func(controlplane.EnvironmentID) error {
+		arrived <- struct{}{}
+		<-hold
+		return nil
+	}}
+	v := active("e-1", "e-2", "e-3")
+	for i := range v.Endpoints {
+		v.Endpoints[i].Limit = 16
+	}
+	r := newRouter(t, s, map[controlplane.Qualifier]*router.Version{"1": v})
+	var wg sync.WaitGroup
+	for range 30 {
+		wg.Go(func() {
+			if _, err := r.Invoke(t.Context(), controlplane.InvokeRequest{Function: "f", Qualifier: "1"}); err != nil {
+				t.Error(err)
+			}
+		})
+		<-arrived // one after the other, so that each sees the ones before
+	}
+	close(hold)
+	wg.Wait()
+	per := map[controlplane.EnvironmentID]int{}
+	for _, e := range s.calls {
+		per[e]++
+	}
+	for _, e := range []controlplane.EnvironmentID{"e-1", "e-2", "e-3"} {
+		if per[e] != 10 {
+			t.Errorf("%s got %d of 30, want 10", e, per[e])
+		}
+	}
+}
+
+// TestLoadSurvivesATableSwap: what runs on an environment still counts after
+// the table was rebuilt.
+func TestLoadSurvivesATableSwap(t *testing.T) {
+	t.Parallel()
+	hold, arrived := make(chan struct{}), make(chan controlplane.EnvironmentID)
+	s := &script{answer: func(e controlplane.EnvironmentID) error {
+		arrived <- e
+		<-hold
+		return nil
+	}}
+	r := newRouter(t, s, map[controlplane.Qualifier]*router.Version{"1": active("e-1", "e-2")})
+	var wg sync.WaitGroup
+	invoke := func() controlplane.EnvironmentID {
+		wg.Go(func() {
+			if _, err := r.Invoke(t.Context(), controlplane.InvokeRequest{Function: "f", Qualifier: "1"}); err != nil {
+				t.Error(err)
+			}
+		})
+		return <-arrived
+	}
+	first := invoke()
+	for range 5 { // whatever the turn, the loaded one is avoided
+		r.Swap(&router.Table{Functions: map[controlplane.FunctionName]*router.Function{
+			"f": {ARN: "arn:f", Versions: map[controlplane.Qualifier]*router.Version{"1": active("e-1", "e-2")}},
+		}})
+	}
+	if second := invoke(); second == first {
+		t.Errorf("both invokes went to %s", first)
+	}
+	close(hold)
+	wg.Wait()
+}
+
+func TestInvokeAllocatesLittle(t *testing.T) {
+	s := &script{answer: func(controlplane.EnvironmentID) error { return nil }}
+	s.calls = make([]controlplane.EnvironmentID, 0, 1<<16)
+	r := newRouter(t, s, map[controlplane.Qualifier]*router.Version{"1": active("e-1", "e-2", "e-3")})
+	ctx := t.Context()
+	const ceiling = 12 // the context with its timer, the answer, the metric
+	got := testing.AllocsPerRun(1000, func() {
+		if _, err := r.Invoke(ctx, controlplane.InvokeRequest{Function: "f", Qualifier: "1"}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if got > ceiling {
+		t.Errorf("%.0f allocations an invoke, want at most %d", got, ceiling)
+	}
+}

@@ -1,0 +1,156 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"regexp"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/hearth-compute/hearth/controlplane"
+)
+
+// Config is everything hearth-control can be told. Fields say their flag.
+type Config struct {
+	// Listen is the address of the Lambda API (--listen).
+	Listen string
+	// AgentListen is the address agents dial (--agent-listen); always TLS.
+	AgentListen string
+	// OperatorListen is the address of the operator service (--operator-listen).
+	OperatorListen string
+	// MetricsListen is the address of /metrics, /healthz, /readyz (--metrics-listen).
+	MetricsListen string
+	// Insecure allows plaintext listeners off loopback (--insecure).
+	Insecure bool
+	// DataDir holds the store, the certificate authority, code archives and
+	// local instances (--data-dir).
+	DataDir string
+	// Fleet is "local" or "static" (--fleet).
+	Fleet string
+	// AccountID and Region appear in every ARN (--account-id, --region).
+	AccountID, Region string
+	// Strict switches the relaxations of AWS's rules off (--strict).
+	Strict bool
+	// RuntimeImages override or add to the images of runtimes (--runtime-image).
+	RuntimeImages map[string]string
+	Local         LocalConfig
+	// Version of this build.
+	Version string
+	// Environ is passed to local agents.
+	Environ []string
+	Logger  *slog.Logger
+}
+
+// LocalConfig is about --fleet local.
+type LocalConfig struct {
+	// VCPU and Memory of one instance (--local-instance-vcpu, --local-instance-memory).
+	VCPU   int
+	Memory controlplane.Bytes
+	// MaxInstances at once (--local-max-instances).
+	MaxInstances int
+	// SubnetPool is divided among instances (--local-subnet-pool).
+	SubnetPool string
+	// ContainerdAddress is containerd's socket (--containerd-address).
+	ContainerdAddress string
+}
+
+// Default returns the configuration used unless told otherwise.
+func Default() Config {
+	return Config{
+		Listen:         "127.0.0.1:9000",
+		AgentListen:    "127.0.0.1:9100",
+		OperatorListen: "127.0.0.1:9101",
+		MetricsListen:  "127.0.0.1:9190",
+		DataDir:        "/var/lib/hearth/control",
+		Fleet:          "local",
+		AccountID:      "123456789012",
+		Region:         "us-east-1",
+		Local: LocalConfig{
+			VCPU: 2, Memory: 8 << 30, MaxInstances: 8,
+			SubnetPool: "10.201.0.0/16", ContainerdAddress: "/run/containerd/containerd.sock",
+		},
+	}
+}
+
+// The bounds of local instances.
+const (
+	minLocalMemory = 128 << 20
+	maxLocalVCPU   = 1024
+)
+
+// Validate reports every fault, each naming its flag. Its class is
+// InvalidArgument.
+func (c *Config) Validate() error {
+	var errs []error
+	fault := func(flag, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("--%s: %s: %w", flag, fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument))
+	}
+	for flag, addr := range map[string]string{
+		"listen": c.Listen, "operator-listen": c.OperatorListen, "metrics-listen": c.MetricsListen,
+	} {
+		switch loopback, err := isLoopback(addr); {
+		case err != nil:
+			fault(flag, "%v", err)
+		case !loopback && !c.Insecure:
+			fault(flag, "%s is not a loopback address and the listener is plaintext; say --insecure if that is meant", addr)
+		}
+	}
+	if _, _, err := net.SplitHostPort(c.AgentListen); err != nil {
+		fault("agent-listen", "%v", err)
+	}
+	if c.DataDir == "" {
+		fault("data-dir", "is required")
+	}
+	if c.Fleet != "local" && c.Fleet != "static" {
+		fault("fleet", "%q is neither local nor static", c.Fleet)
+	}
+	if !regexp.MustCompile(`^\d{12}$`).MatchString(c.AccountID) {
+		fault("account-id", "%q is not 12 digits", c.AccountID)
+	}
+	if !regexp.MustCompile(`^[a-z]{2}(-[a-z]+)+-\d$`).MatchString(c.Region) {
+		fault("region", "%q is not a region such as us-east-1", c.Region)
+	}
+	for name, ref := range c.RuntimeImages {
+		if name == "" || ref == "" {
+			fault("runtime-image", "%q is not NAME=REF", name+"="+ref)
+		}
+	}
+	if c.Fleet == "local" {
+		c.Local.validate(fault)
+	}
+	return errors.Join(errs...)
+}
+
+func (c *LocalConfig) validate(fault func(flag, format string, args ...any)) {
+	if c.VCPU < 1 || c.VCPU > maxLocalVCPU {
+		fault("local-instance-vcpu", "%d is not between 1 and %d", c.VCPU, maxLocalVCPU)
+	}
+	if c.Memory < minLocalMemory {
+		fault("local-instance-memory", "%d bytes is less than 128 MiB", c.Memory)
+	}
+	if c.MaxInstances < 0 {
+		fault("local-max-instances", "%d is negative", c.MaxInstances)
+	}
+	if _, err := netip.ParsePrefix(c.SubnetPool); err != nil {
+		fault("local-subnet-pool", "%v", err)
+	}
+}
+
+// isLoopback tells whether addr (HOST:PORT) is reachable from this machine only.
+func isLoopback(addr string) (bool, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false, err
+	}
+	if host == "localhost" {
+		return true, nil
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return false, nil // empty or a name: not provably loopback
+	}
+	return ip.IsLoopback(), nil
+}
