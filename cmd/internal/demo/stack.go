@@ -234,9 +234,9 @@ func (s *stack) sayNext() {
 	fmt.Printf(`
 It is still running. Try:
 
-  export AWS_ENDPOINT_URL_LAMBDA=http://%s AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any
+  export AWS_ENDPOINT_URL_LAMBDA=http://%s AWS_DEFAULT_REGION=us-east-1 AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any
   export HEARTH_CONTROL=%s
-  aws lambda invoke --function-name hello-go --qualifier 1 --cli-binary-format raw-in-base64-out --payload '{"name": "Ada"}' /dev/stdout
+  echo '{"name": "Ada"}' | aws lambda invoke --function-name hello-go --qualifier 1 --payload fileb:///dev/stdin /dev/stdout
   aws lambda get-function-scaling-config --function-name hello-go --qualifier 1
   ./bin/hearth ps
   ./bin/hearth instances -o json
