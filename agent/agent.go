@@ -18,9 +18,7 @@
 // other, and two at once while one replaces the other.
 package agent
 
-import (
-	"time"
-)
+import "time"
 
 // InstanceID names an instance.
 type InstanceID string
@@ -202,6 +200,18 @@ type Invocation struct {
 	ClientContext    string
 	TraceID          string
 	ContentType      string
+}
+
+// Outcome is how an invocation that was handed to a runtime ended.
+type Outcome struct {
+	// FunctionError is empty when the function answered, else "Unhandled".
+	FunctionError string
+	// ContentType is the answer's, as the runtime gave it.
+	ContentType string
+	// Payload is the function's answer or an error document.
+	Payload []byte
+	// Duration is how long the runtime had the event.
+	Duration time.Duration
 }
 
 // Reason is why an invocation was refused.

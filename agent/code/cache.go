@@ -1,0 +1,336 @@
+// Package code keeps function code on disk: archives named by the SHA-256 of
+// their content, fetched once, unpacked once, mounted read-only by every
+// environment that uses them.
+//
+// # Model
+//
+// Under its directory the cache has one directory per archive, named by the
+// hash, and working files whose names start with "tmp-". An archive is fetched
+// and unpacked under such a name and renamed when complete.
+//
+// # Invariants
+//
+//  1. A directory named by a hash is complete and came from an archive with
+//     that hash.
+//  2. What is held is never evicted.
+//  3. Unpacked bytes never exceed the budget, unless they are all held.
+//
+// # Concurrency
+//
+// All methods may be called from anywhere. Concurrent requests for one archive
+// share one fetch; different archives do not wait for each other.
+//
+// # Failure
+//
+// A crash leaves working files, which New removes. After a reboot of the host
+// everything is dropped, because the kernel may not have written it all.
+package code
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/hearth-compute/hearth/agent"
+)
+
+// Fetcher obtains archives. agent/session has the one that asks the control
+// service.
+type Fetcher interface {
+	// Fetch writes the archive to w. Errors: NotFound, PermissionDenied,
+	// Unavailable.
+	Fetch(ctx context.Context, sha256 string, w io.Writer) error
+}
+
+// Config says where and how much.
+type Config struct {
+	// Dir is made if missing; the cache owns everything in it.
+	Dir string
+	// Budget is how many unpacked bytes may lie in Dir.
+	Budget agent.Bytes
+	// Fetcher is required.
+	Fetcher Fetcher
+	// BootID changes with every boot of the host; empty means unknown.
+	BootID string
+}
+
+// Cache is a directory of unpacked archives. Make it with New.
+type Cache struct {
+	cfg Config
+
+	mu      sync.Mutex // guards the fields below
+	entries map[string]*entry
+	used    agent.Bytes
+}
+
+// entry is one archive. The mutex of the cache guards it.
+type entry struct {
+	size    agent.Bytes
+	holders int
+	usedAt  time.Time
+	// fetching is closed when the fetch that runs ends; nil when complete.
+	fetching chan struct{}
+}
+
+const (
+	tempPrefix = "tmp-"
+	bootFile   = "boot-id"
+)
+
+var isHash = regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString //nolint:gochecknoglobals // a constant in all but syntax
+
+// New sweeps what crashes left in the directory and returns a cache of the
+// rest.
+func New(cfg Config) (*Cache, error) {
+	c := &Cache{cfg: cfg, entries: map[string]*entry{}}
+	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil { //nolint:gosec // functions read it under their own user
+		return nil, fmt.Errorf("making the code cache: %w", err)
+	}
+	boot, err := os.ReadFile(filepath.Join(cfg.Dir, bootFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading the code cache: %w", err)
+	}
+	keep := err == nil && string(boot) == cfg.BootID
+	found, err := os.ReadDir(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("reading the code cache: %w", err)
+	}
+	for _, d := range found {
+		path := filepath.Join(cfg.Dir, d.Name())
+		if keep && d.IsDir() && isHash(d.Name()) {
+			if err := c.readopt(d.Name(), path); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if err := os.RemoveAll(path); err != nil {
+			return nil, fmt.Errorf("sweeping the code cache: %w", err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(cfg.Dir, bootFile), []byte(cfg.BootID), 0o600); err != nil {
+		return nil, fmt.Errorf("marking the code cache: %w", err)
+	}
+	return c, nil
+}
+
+func (c *Cache) readopt(sha, path string) error {
+	size, err := treeSize(path)
+	if err != nil {
+		return fmt.Errorf("measuring cached archive %s: %w", sha, err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("measuring cached archive %s: %w", sha, err)
+	}
+	c.entries[sha] = &entry{size: size, usedAt: info.ModTime()}
+	c.used += size
+	return nil
+}
+
+// Acquire returns the directory with the unpacked archive and holds it there
+// until release is called, once. It fetches the archive if it is missing.
+// Errors: InvalidArgument (not a hash; the archive is not what it should be, or
+// is not safe to unpack), ResourceExhausted (the budget is held), and what the
+// fetcher returns.
+func (c *Cache) Acquire(ctx context.Context, code agent.Code) (dir string, release func(), err error) {
+	if !isHash(code.SHA256) {
+		return "", nil, fmt.Errorf("code %q is not a sha-256: %w", code.SHA256, errdefs.ErrInvalidArgument)
+	}
+	for {
+		e, wait, mine := c.hold(code.SHA256)
+		switch {
+		case mine:
+			err := c.load(ctx, code, e)
+			if err != nil {
+				return "", nil, err
+			}
+		case wait != nil:
+			select {
+			case <-wait:
+				continue // complete, or failed and ours to try
+			case <-ctx.Done():
+				return "", nil, fmt.Errorf("waiting for code %s: %w", code.SHA256, context.Cause(ctx))
+			}
+		}
+		return filepath.Join(c.cfg.Dir, code.SHA256), sync.OnceFunc(func() { c.release(code.SHA256) }), nil
+	}
+}
+
+// Hold is Acquire for an archive that is already there; it reports whether it
+// is. Containers that outlived their agent keep theirs this way.
+func (c *Cache) Hold(sha string) (release func(), ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entries[sha]
+	if e == nil || e.fetching != nil {
+		return nil, false
+	}
+	e.holders++
+	return sync.OnceFunc(func() { c.release(sha) }), true
+}
+
+// Used is how many unpacked bytes lie in the cache.
+func (c *Cache) Used() agent.Bytes {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.used
+}
+
+// hold takes a complete entry, returns what to wait for, or makes a new entry
+// that the caller has to load.
+func (c *Cache) hold(sha string) (e *entry, wait <-chan struct{}, mine bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e = c.entries[sha]
+	switch {
+	case e == nil:
+		e = &entry{holders: 1, fetching: make(chan struct{})}
+		c.entries[sha] = e
+		return e, nil, true
+	case e.fetching != nil:
+		return e, e.fetching, false
+	}
+	e.holders++
+	return e, nil, false
+}
+
+func (c *Cache) release(sha string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.entries[sha]; e != nil {
+		e.holders--
+		e.usedAt = time.Now()
+	}
+}
+
+// load fetches and unpacks into e, which the caller made.
+func (c *Cache) load(ctx context.Context, code agent.Code, e *entry) (err error) {
+	final := filepath.Join(c.cfg.Dir, code.SHA256)
+	var size agent.Bytes
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		close(e.fetching)
+		e.fetching = nil
+		if err != nil {
+			delete(c.entries, code.SHA256)
+			return
+		}
+		e.size = size
+	}()
+	work, err := os.MkdirTemp(c.cfg.Dir, tempPrefix)
+	if err != nil {
+		return fmt.Errorf("loading code %s: %w", code.SHA256, err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	archive := filepath.Join(work, "archive")
+	if err := c.fetch(ctx, code, archive); err != nil {
+		return err
+	}
+	tree := filepath.Join(work, "tree")
+	if err := unpack(archive, tree); err != nil {
+		return fmt.Errorf("unpacking code %s: %w", code.SHA256, err)
+	}
+	if size, err = treeSize(tree); err != nil {
+		return fmt.Errorf("measuring code %s: %w", code.SHA256, err)
+	}
+	if err := c.reserve(size); err != nil {
+		return fmt.Errorf("keeping code %s: %w", code.SHA256, err)
+	}
+	if err := os.Rename(tree, final); err != nil {
+		c.unreserve(size)
+		return fmt.Errorf("keeping code %s: %w", code.SHA256, err)
+	}
+	return nil
+}
+
+// reserve makes room for size bytes, evicting what was not used for longest.
+func (c *Cache) reserve(size agent.Bytes) error {
+	c.mu.Lock()
+	var victims []string
+	for sha, e := range c.entries {
+		if e.holders == 0 && e.fetching == nil {
+			victims = append(victims, sha)
+		}
+	}
+	slices.SortFunc(victims, func(a, b string) int {
+		if d := c.entries[a].usedAt.Compare(c.entries[b].usedAt); d != 0 {
+			return d
+		}
+		return strings.Compare(a, b)
+	})
+	c.used += size
+	evicted := map[string]agent.Bytes{}
+	for _, sha := range victims {
+		if c.used <= c.cfg.Budget {
+			break
+		}
+		e := c.entries[sha]
+		c.used -= e.size
+		evicted[sha] = e.size
+		// While it is being deleted nobody may load it again under its name.
+		e.fetching = make(chan struct{})
+	}
+	full := c.used > c.cfg.Budget
+	if full {
+		c.used -= size
+	}
+	c.mu.Unlock()
+	errs := make([]error, 0, len(evicted)+1)
+	for sha, size := range evicted {
+		errs = append(errs, c.evict(sha, size))
+	}
+	if full {
+		errs = append(errs, fmt.Errorf("%d bytes do not fit the code cache: %w", size, errdefs.ErrResourceExhausted))
+	}
+	return errors.Join(errs...)
+}
+
+// evict deletes an entry that reserve has marked as busy.
+func (c *Cache) evict(sha string, size agent.Bytes) error {
+	err := os.RemoveAll(filepath.Join(c.cfg.Dir, sha))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entries[sha]
+	close(e.fetching)
+	e.fetching = nil
+	if err != nil {
+		c.used += size
+		return fmt.Errorf("evicting code %s: %w", sha, err)
+	}
+	delete(c.entries, sha)
+	return nil
+}
+
+func (c *Cache) unreserve(size agent.Bytes) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.used -= size
+}
+
+func treeSize(dir string) (agent.Bytes, error) {
+	var sum agent.Bytes
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		sum += agent.Bytes(info.Size())
+		return nil
+	})
+	return sum, err
+}

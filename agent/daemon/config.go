@@ -1,0 +1,178 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/hearth-compute/hearth/agent"
+)
+
+// Config is everything an agent can be told. Each field is one flag of
+// hearth-agent.
+type Config struct {
+	// Controls are the control services' agent listeners, HOST:PORT. --control
+	Controls []string
+	// DataDir is the agent's own, absolute. --data-dir
+	DataDir string
+	// ContainerdAddress is containerd's socket. --containerd-address
+	ContainerdAddress string
+	// ContainerdNamespace belongs to this agent alone. --containerd-namespace
+	ContainerdNamespace string
+	// CapacityProvider must be the one the join token names; empty means
+	// whichever that is. --capacity-provider
+	CapacityProvider string
+	// Zone is reported to the control service. --zone
+	Zone string
+	// JoinTokenFile is read while the agent has no identity. --join-token-file
+	JoinTokenFile string
+	// Subnet is where environments get their addresses. --subnet
+	Subnet netip.Prefix
+	// DenyCIDRs cannot be reached by environments. --deny-cidr
+	DenyCIDRs []netip.Prefix
+	// NftTable belongs to this agent alone. --nft-table
+	NftTable string
+	// CgroupParent is above all environments and belongs to this agent alone.
+	// --cgroup-parent
+	CgroupParent string
+	// Allocatable is what environments may take together; a zero field means
+	// what the machine has, minus a reserve. --vcpu, --memory
+	Allocatable agent.Resources
+	// LimitParent makes Allocatable the limit of CgroupParent. --limit
+	LimitParent bool
+	// InitPath is the hearth-init binary, absolute. --init-path
+	InitPath string
+	// Region is what functions see as AWS_REGION. --region
+	Region string
+	// CodeCache is how many bytes of unpacked code are kept. --code-cache-bytes
+	CodeCache agent.Bytes
+	// DataConnections to each control service, at least 1. --data-connections
+	DataConnections int
+	// Listen is a loopback address for health and reflection; empty means none.
+	// --listen
+	Listen string
+	// MetricsListen is a loopback address for /metrics, /healthz and /readyz;
+	// empty means none. --metrics-listen
+	MetricsListen string
+	// DrainTimeout bounds how long invokes may run on after the agent was asked
+	// to stop. --drain-timeout
+	DrainTimeout time.Duration
+
+	// Version is what the agent reports as its own.
+	Version string
+	// Hostname is reported for people.
+	Hostname string
+	// Log is required.
+	Log *slog.Logger
+}
+
+// Validate reports all faults at once, each naming its flag. Errors:
+// InvalidArgument.
+func (c Config) Validate() error {
+	errs := []error{c.validateIdentity(), c.validateHost()}
+	for _, l := range []struct{ flag, address string }{{"--listen", c.Listen}, {"--metrics-listen", c.MetricsListen}} {
+		if l.address != "" && !loopback(l.address) {
+			errs = append(errs, fmt.Errorf("%s %q: must be HOST:PORT on a loopback address", l.flag, l.address))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("configuration: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// validateIdentity checks what concerns the control services.
+func (c Config) validateIdentity() error {
+	var errs []error
+	if len(c.Controls) == 0 {
+		errs = append(errs, errors.New("--control: at least one HOST:PORT is required"))
+	}
+	for _, address := range c.Controls {
+		if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" {
+			errs = append(errs, fmt.Errorf("--control %q: must be HOST:PORT", address))
+		}
+	}
+	if c.Zone == "" {
+		errs = append(errs, errors.New("--zone: is required"))
+	}
+	if c.DataConnections < 1 || c.DataConnections > 8 {
+		errs = append(errs, fmt.Errorf("--data-connections %d: must be 1 to 8", c.DataConnections))
+	}
+	return errors.Join(errs...)
+}
+
+// validateHost checks what concerns this machine.
+func (c Config) validateHost() error {
+	var errs []error
+	for _, p := range []struct{ flag, path string }{
+		{"--data-dir", c.DataDir}, {"--containerd-address", c.ContainerdAddress},
+		{"--init-path", c.InitPath}, {"--cgroup-parent", c.CgroupParent},
+	} {
+		if !filepath.IsAbs(p.path) || filepath.Clean(p.path) == "/" {
+			errs = append(errs, fmt.Errorf("%s %q: must be an absolute path below /", p.flag, p.path))
+		}
+	}
+	for _, s := range []struct{ flag, value string }{
+		{"--containerd-namespace", c.ContainerdNamespace}, {"--nft-table", c.NftTable}, {"--region", c.Region},
+	} {
+		if s.value == "" {
+			errs = append(errs, fmt.Errorf("%s: is required", s.flag))
+		}
+	}
+	if !c.Subnet.IsValid() || !c.Subnet.Addr().Is4() || c.Subnet.Bits() > 29 {
+		errs = append(errs, fmt.Errorf("--subnet %q: must be an IPv4 range of at least a /29", c.Subnet))
+	}
+	for _, deny := range c.DenyCIDRs {
+		if !deny.IsValid() || !deny.Addr().Is4() {
+			errs = append(errs, fmt.Errorf("--deny-cidr %q: must be an IPv4 range", deny))
+		}
+	}
+	if c.Allocatable.CPU < 0 || c.Allocatable.Memory < 0 {
+		errs = append(errs, errors.New("--vcpu, --memory: must not be negative"))
+	}
+	if c.CodeCache < 1 {
+		errs = append(errs, fmt.Errorf("--code-cache-bytes %d: must be above zero", c.CodeCache))
+	}
+	if c.DrainTimeout < 0 {
+		errs = append(errs, fmt.Errorf("--drain-timeout %v: must not be negative", c.DrainTimeout))
+	}
+	return errors.Join(errs...)
+}
+
+func loopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// reserve is what the operating system and the agent keep of a machine.
+const (
+	reserveCPU    agent.MilliCPU = 1000
+	reserveMemory agent.Bytes    = 1 << 30
+)
+
+// allocatable fills in what was not configured from the size of the machine.
+func allocatable(configured, machine agent.Resources) agent.Resources {
+	if configured.CPU == 0 {
+		configured.CPU = machine.CPU
+		if machine.CPU >= 2*reserveCPU {
+			configured.CPU -= reserveCPU
+		}
+	}
+	if configured.Memory == 0 {
+		configured.Memory = machine.Memory
+		if machine.Memory >= 2*reserveMemory {
+			configured.Memory -= reserveMemory
+		}
+	}
+	return configured
+}

@@ -1,0 +1,330 @@
+// Package daemon wires hearth-agent: it makes the parts from a Config, runs
+// them until it is told to stop, and lets what runs finish.
+//
+// # Shutdown
+//
+// When its context ends, Run announces that the agent is stopping, refuses new
+// invokes, waits for those that run, and only then ends the loops. Sandboxes
+// stay: the next process adopts them.
+package daemon
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/hearth-compute/hearth/agent"
+	"github.com/hearth-compute/hearth/agent/code"
+	"github.com/hearth-compute/hearth/agent/invoke"
+	"github.com/hearth-compute/hearth/agent/pool"
+	"github.com/hearth-compute/hearth/agent/runtimeapi"
+	"github.com/hearth-compute/hearth/agent/sampler"
+	"github.com/hearth-compute/hearth/agent/session"
+	"github.com/hearth-compute/hearth/sandbox"
+	"github.com/hearth-compute/hearth/sandbox/containerd"
+)
+
+var (
+	errDrainTooSlow = errors.New("drain timeout has passed")
+	errStopped      = errors.New("agent is stopped")
+)
+
+// lastAnswers is how long a control service may take to read what it asked for.
+const lastAnswers = 5 * time.Second
+
+// retryOpen is how long to wait before asking containerd again at start.
+const retryOpen = time.Second
+
+// Driver is a sandbox.Runtime with a life of its own; containerd.Driver is one.
+type Driver interface {
+	sandbox.Runtime
+	// Open prepares the host. Errors: Unavailable; call again then.
+	Open(ctx context.Context) error
+	// Close lets go of the sandboxes, which run on.
+	Close() error
+	// Destroy removes everything the driver ever made.
+	Destroy(ctx context.Context) error
+}
+
+// Parts are what tests put in place of the real world.
+type Parts struct {
+	// Driver makes the sandbox driver, which prints to output.
+	Driver func(output sandbox.Output) (Driver, error)
+	// Dial opens connections to control services; nil means TCP.
+	Dial session.Dialer
+}
+
+// Agent is one agent. Make it with New.
+type Agent struct {
+	cfg     Config
+	dial    session.Dialer
+	driver  Driver
+	output  *pool.Output
+	boot    string
+	metrics *instruments
+
+	stopping atomic.Bool
+	ready    atomic.Bool
+
+	// The parts, made by assemble.
+	table   *invoke.Table
+	invoke  *invoke.Server
+	server  *grpc.Server
+	client  *session.Client
+	session *session.Session
+	pool    *pool.Pool
+	sampler *sampler.Sampler
+}
+
+// New returns an agent on containerd. Nothing is dialled or started before Run.
+// Errors: InvalidArgument.
+func New(cfg Config) (*Agent, error) {
+	return NewWith(cfg, Parts{Driver: func(output sandbox.Output) (Driver, error) {
+		d := containerd.Config{
+			Address:      cfg.ContainerdAddress,
+			Namespace:    cfg.ContainerdNamespace,
+			DataDir:      filepath.Join(cfg.DataDir, dirDriver),
+			InitPath:     cfg.InitPath,
+			Subnet:       cfg.Subnet,
+			DenyCIDRs:    cfg.DenyCIDRs,
+			NftTable:     cfg.NftTable,
+			CgroupParent: cfg.CgroupParent,
+			Output:       output,
+			Logger:       cfg.Log,
+		}
+		if cfg.LimitParent {
+			d.CgroupLimits = containerd.CgroupLimits{
+				CPU: sandbox.MilliCPU(cfg.Allocatable.CPU), Memory: sandbox.Bytes(cfg.Allocatable.Memory),
+			}
+		}
+		return containerd.New(d)
+	}})
+}
+
+// NewWith is New with parts replaced.
+func NewWith(cfg Config, parts Parts) (*Agent, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	machine, err := sampler.Size()
+	if err != nil {
+		return nil, err
+	}
+	cfg.Allocatable = allocatable(cfg.Allocatable, machine)
+	a := &Agent{cfg: cfg, dial: parts.Dial, output: pool.NewOutput(cfg.Log)}
+	if a.metrics, err = newInstruments(); err != nil {
+		return nil, err
+	}
+	a.driver, err = parts.Driver(a.output.Line)
+	return a, err
+}
+
+// Run works until ctx ends, then drains and stops. It returns an error when
+// the agent cannot go on: its identity or token is refused, its data directory
+// is in use or unreadable, or the drain took too long.
+func (a *Agent) Run(ctx context.Context) (err error) {
+	unlock, err := lockDir(a.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	defer func() { err = errors.Join(err, a.driver.Close()) }()
+	if err := a.open(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	if err := a.assemble(); err != nil {
+		return err
+	}
+	listeners, err := a.listen(ctx)
+	if err != nil {
+		return err
+	}
+	work, stop := context.WithCancelCause(context.WithoutCancel(ctx)) // a signal starts the drain,
+	defer stop(errStopped)
+	g, gctx := errgroup.WithContext(work) // it does not stop the loops
+	for _, loop := range slices.Concat([]func(context.Context) error{a.pool.Run, a.sampler.Run, a.session.Run}, listeners) {
+		g.Go(func() error { return loop(gctx) })
+	}
+	a.cfg.Log.Info("agent runs", "version", a.cfg.Version, "control", strings.Join(a.cfg.Controls, ","),
+		"allocatable_milli_cpu", int64(a.cfg.Allocatable.CPU), "allocatable_memory_bytes", int64(a.cfg.Allocatable.Memory))
+	var drained error
+	select {
+	case <-gctx.Done(): // a loop failed: no drain
+	case <-ctx.Done(): // asked to stop
+		dctx, cancel := context.WithTimeoutCause(gctx, a.cfg.DrainTimeout, errDrainTooSlow)
+		drained = a.drain(dctx)
+		cancel()
+	}
+	stop(errStopped)
+	err = errors.Join(g.Wait(), drained)
+	a.server.Stop()
+	return err
+}
+
+// drain lets what runs finish.
+func (a *Agent) drain(ctx context.Context) error {
+	a.cfg.Log.Info("agent stops: finishing what runs", "in_flight", a.invoke.InFlight())
+	a.stopping.Store(true)
+	a.session.Nudge()
+	if err := a.invoke.Drain(ctx); err != nil {
+		return err
+	}
+	// The last answers are on their way: the server closes its connections once
+	// they are out.
+	last := time.AfterFunc(lastAnswers, a.server.Stop)
+	defer last.Stop()
+	a.server.GracefulStop()
+	return nil
+}
+
+// open prepares the host, waiting for containerd if need be.
+func (a *Agent) open(ctx context.Context) error {
+	for {
+		err := a.driver.Open(ctx)
+		if err == nil || !errdefs.IsUnavailable(err) {
+			return err
+		}
+		a.cfg.Log.Warn("containerd is not available", "err", err)
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(retryOpen):
+		}
+	}
+}
+
+// assemble makes the parts and connects them.
+func (a *Agent) assemble() error {
+	a.table = &invoke.Table{}
+	a.invoke = invoke.New(a.table, a.cfg.Log)
+	a.server = a.dataServer()
+	a.client = session.NewClient(session.ClientConfig{
+		Controls: a.cfg.Controls,
+		Dir:      filepath.Join(a.cfg.DataDir, dirIdentity),
+		Token:    a.token,
+		Dial:     a.dial,
+		Log:      a.cfg.Log,
+	})
+	cache, err := code.New(code.Config{
+		Dir:     filepath.Join(a.cfg.DataDir, dirCode),
+		Budget:  a.cfg.CodeCache,
+		Fetcher: a.client,
+		BootID:  bootID(),
+	})
+	if err != nil {
+		return err
+	}
+	a.session = session.New(session.Config{
+		Client: a.client,
+		Node:   a,
+		Registration: session.Registration{
+			Version:          a.cfg.Version,
+			ProcessID:        rand.Text(),
+			Allocatable:      a.cfg.Allocatable,
+			Architecture:     architecture(),
+			Zone:             a.cfg.Zone,
+			CapacityProvider: a.cfg.CapacityProvider,
+			Hostname:         a.cfg.Hostname,
+		},
+		Data:            a.server,
+		DataConnections: a.cfg.DataConnections,
+		Log:             a.cfg.Log,
+	})
+	a.pool = pool.New(pool.Config{
+		Runtime: a.driver,
+		Code:    cache,
+		Output:  a.output,
+		Encode:  session.EncodeAssignment,
+		Decode:  session.DecodeAssignment,
+		Publish: a.publish,
+		Changed: a.session.Nudge,
+		Region:  a.cfg.Region,
+		Log:     a.cfg.Log,
+	})
+	a.sampler = sampler.New(sampler.Config{
+		Targets: a.targets,
+		Open:    openCgroup,
+		Host:    a.hostReader(),
+		DataDir: a.cfg.DataDir,
+		Log:     a.cfg.Log,
+	})
+	return a.metrics.observe(a)
+}
+
+func (a *Agent) publish(apis map[agent.EnvironmentID]*runtimeapi.API) {
+	table := make(map[agent.EnvironmentID]invoke.Environment, len(apis))
+	for id, api := range apis {
+		table[id] = api
+	}
+	a.table.Replace(table)
+}
+
+func (a *Agent) targets() []sampler.Target {
+	live := a.pool.Live()
+	targets := make([]sampler.Target, 0, len(live))
+	for _, l := range live {
+		targets = append(targets, sampler.Target(l))
+	}
+	return targets
+}
+
+// token reads the join token; there is nothing to log about it.
+func (a *Agent) token() (string, error) {
+	if a.cfg.JoinTokenFile == "" {
+		return "", fmt.Errorf("this host has not joined yet: --join-token-file is required: %w", errdefs.ErrInvalidArgument)
+	}
+	b, err := os.ReadFile(a.cfg.JoinTokenFile)
+	if err != nil {
+		return "", fmt.Errorf("--join-token-file: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return string(b), nil
+}
+
+// architecture is the machine's in AWS's words.
+func architecture() string {
+	if runtime.GOARCH == "amd64" {
+		return "x86_64"
+	}
+	return runtime.GOARCH
+}
+
+// Apply, Accepted and Report make the agent the session's node.
+func (a *Agent) Apply(set agent.DesiredSet) error { return a.pool.Apply(set) }
+
+// Accepted is the set that is followed now, if there is one.
+func (a *Agent) Accepted() (agent.DesiredSet, bool) { return a.pool.Accepted() }
+
+// Report is the state of the instance now.
+func (a *Agent) Report() agent.Report {
+	position := a.pool.Position()
+	r := agent.Report{
+		At:    time.Now(),
+		Epoch: position.Epoch, Generation: position.Generation, Refused: position.Refused,
+		Stopping:     a.stopping.Load(),
+		Host:         a.sampler.Host(),
+		Environments: a.pool.Statuses(),
+	}
+	for i := range r.Environments {
+		e := &r.Environments[i]
+		inFlight := e.Heat.InFlight
+		e.Heat = a.sampler.Environment(e.Environment)
+		e.Heat.InFlight = inFlight
+		r.Host.InFlight += inFlight
+	}
+	return r
+}

@@ -1,0 +1,216 @@
+// Package invoke serves the data path: it takes invocations from routers over
+// gRPC, finds the environment, and runs them there.
+//
+// # Invariants
+//
+//  1. RESOURCE_EXHAUSTED with a Refusal detail is answered only for what was
+//     not and will not be handed to a runtime.
+//  2. A caller that goes away does not end an invocation that was handed over.
+//  3. Once draining, nothing new is admitted; Drain returns when nothing runs.
+//
+// # Concurrency
+//
+// Everything may be called from anywhere; no lock is shared by environments.
+package invoke
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/hearth-compute/hearth/agent"
+	invokev1 "github.com/hearth-compute/hearth/proto/hearth/invoke/v1"
+)
+
+const (
+	// MaxPayload is the largest event.
+	MaxPayload = 6 << 20
+	// frame is the largest piece of a payload on a stream.
+	frame = 64 << 10
+	// maxTimeout is the longest any invocation may run.
+	maxTimeout = 15 * time.Minute
+)
+
+// Server implements hearth.invoke.v1.InvokeService. Make it with New.
+type Server struct {
+	invokev1.UnimplementedInvokeServiceServer
+
+	table *Table
+	log   *slog.Logger
+
+	draining atomic.Bool
+	inFlight atomic.Int64
+	// settled is nudged when nothing runs any more.
+	settled chan struct{}
+}
+
+// New returns a server that runs invocations in the environments of table.
+func New(table *Table, log *slog.Logger) *Server {
+	return &Server{table: table, log: log, settled: make(chan struct{}, 1)}
+}
+
+// Register adds the service to a gRPC server that recovers (see [Recover]).
+func (s *Server) Register(r grpc.ServiceRegistrar) { invokev1.RegisterInvokeServiceServer(r, s) }
+
+// InFlight is how many invocations the server runs now.
+func (s *Server) InFlight() int { return int(s.inFlight.Load()) }
+
+// Drain refuses new invocations from now on and waits until none runs or ctx
+// ends.
+func (s *Server) Drain(ctx context.Context) error {
+	s.draining.Store(true)
+	for s.inFlight.Load() > 0 {
+		select {
+		case <-s.settled:
+		case <-ctx.Done():
+			return fmt.Errorf("draining: %d invokes still run: %w", s.InFlight(), context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+// Invoke runs one small invocation.
+func (s *Server) Invoke(ctx context.Context, req *invokev1.InvokeRequest) (*invokev1.InvokeResponse, error) {
+	out, err := s.run(ctx, req.GetHead(), req.GetPayload())
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &invokev1.InvokeResponse{
+		Head:    &invokev1.ResponseHead{FunctionError: out.FunctionError, ContentType: out.ContentType},
+		Payload: out.Payload,
+		End:     &invokev1.ResponseEnd{Duration: durationpb.New(out.Duration)},
+	}, nil
+}
+
+// InvokeStream runs one invocation whose payload comes and whose answer goes in
+// frames.
+func (s *Server) InvokeStream(stream grpc.BidiStreamingServer[invokev1.InvokeStreamRequest, invokev1.InvokeStreamResponse]) error {
+	head, payload, err := receive(stream)
+	if err != nil {
+		return toStatus(err)
+	}
+	out, err := s.run(stream.Context(), head, payload)
+	if err != nil {
+		return toStatus(err)
+	}
+	return send(stream, out)
+}
+
+// run admits and runs one invocation.
+func (s *Server) run(ctx context.Context, head *invokev1.InvocationHead, payload []byte) (agent.Outcome, error) {
+	inv, err := invocation(head, len(payload))
+	if err != nil {
+		return agent.Outcome{}, err
+	}
+	s.inFlight.Add(1)
+	defer s.done()
+	if s.draining.Load() {
+		return agent.Outcome{}, refused(agent.ReasonDraining)
+	}
+	env := s.table.Get(inv.Environment)
+	if env == nil {
+		return agent.Outcome{}, refused(agent.ReasonNotReady)
+	}
+	return env.Invoke(ctx, inv, payload)
+}
+
+func (s *Server) done() {
+	if s.inFlight.Add(-1) > 0 || !s.draining.Load() {
+		return
+	}
+	select {
+	case s.settled <- struct{}{}:
+	default:
+	}
+}
+
+// receive reads a whole streamed invocation.
+func receive(stream grpc.BidiStreamingServer[invokev1.InvokeStreamRequest, invokev1.InvokeStreamResponse]) (*invokev1.InvocationHead, []byte, error) {
+	first, err := stream.Recv()
+	if err != nil {
+		return nil, nil, fmt.Errorf("receiving the head of an invocation: %w", err)
+	}
+	head := first.GetHead()
+	if head == nil {
+		return nil, nil, fmt.Errorf("first message of a stream is not a head: %w", errdefs.ErrInvalidArgument)
+	}
+	if head.GetPayloadBytes() > MaxPayload {
+		return nil, nil, tooLarge(head.GetPayloadBytes())
+	}
+	payload := make([]byte, 0, max(0, head.GetPayloadBytes()))
+	for {
+		m, err := stream.Recv()
+		switch {
+		case errors.Is(err, io.EOF):
+			if want := head.GetPayloadBytes(); want >= 0 && want != int64(len(payload)) {
+				return nil, nil, fmt.Errorf("payload has %d bytes, head says %d: %w", len(payload), want, errdefs.ErrInvalidArgument)
+			}
+			return head, payload, nil
+		case err != nil:
+			return nil, nil, fmt.Errorf("receiving the payload of %s: %w", head.GetRequestId(), err)
+		case m.GetHead() != nil:
+			return nil, nil, fmt.Errorf("second head on a stream: %w", errdefs.ErrInvalidArgument)
+		}
+		payload = append(payload, m.GetChunk()...)
+		if len(payload) > MaxPayload {
+			return nil, nil, tooLarge(int64(len(payload)))
+		}
+	}
+}
+
+// send writes an outcome in frames.
+func send(stream grpc.BidiStreamingServer[invokev1.InvokeStreamRequest, invokev1.InvokeStreamResponse], out agent.Outcome) error {
+	head := &invokev1.ResponseHead{FunctionError: out.FunctionError, ContentType: out.ContentType}
+	if err := stream.Send(&invokev1.InvokeStreamResponse{Message: &invokev1.InvokeStreamResponse_Head{Head: head}}); err != nil {
+		return err
+	}
+	for rest := out.Payload; len(rest) > 0; {
+		n := min(frame, len(rest))
+		if err := stream.Send(&invokev1.InvokeStreamResponse{Message: &invokev1.InvokeStreamResponse_Chunk{Chunk: rest[:n]}}); err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	end := &invokev1.ResponseEnd{Duration: durationpb.New(out.Duration)}
+	return stream.Send(&invokev1.InvokeStreamResponse{Message: &invokev1.InvokeStreamResponse_End{End: end}})
+}
+
+// invocation translates and checks a head.
+func invocation(head *invokev1.InvocationHead, size int) (agent.Invocation, error) {
+	inv := agent.Invocation{
+		RequestID:     head.GetRequestId(),
+		Environment:   agent.EnvironmentID(head.GetEnvironmentId()),
+		InvokedARN:    head.GetInvokedFunctionArn(),
+		Source:        head.GetSource(),
+		Timeout:       head.GetTimeout().AsDuration(),
+		ClientContext: head.GetClientContext(),
+		TraceID:       head.GetTraceId(),
+		ContentType:   head.GetContentType(),
+	}
+	if d := head.GetDetachedDeadline(); d != nil {
+		inv.DetachedDeadline = d.AsTime()
+	}
+	switch {
+	case inv.RequestID == "" || len(inv.RequestID) > 128:
+		return inv, fmt.Errorf("request id %.128q: must have 1 to 128 characters: %w", inv.RequestID, errdefs.ErrInvalidArgument)
+	case inv.Environment == "":
+		return inv, fmt.Errorf("invocation %s: environment missing: %w", inv.RequestID, errdefs.ErrInvalidArgument)
+	case inv.Timeout <= 0 || inv.Timeout > maxTimeout:
+		return inv, fmt.Errorf("invocation %s: timeout %v out of range: %w", inv.RequestID, inv.Timeout, errdefs.ErrInvalidArgument)
+	case size > MaxPayload:
+		return inv, tooLarge(int64(size))
+	}
+	return inv, nil
+}
+
+func tooLarge(size int64) error {
+	return fmt.Errorf("payload of %d bytes exceeds %d: %w", size, MaxPayload, errdefs.ErrInvalidArgument)
+}

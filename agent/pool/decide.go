@@ -1,0 +1,176 @@
+package pool
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/hearth-compute/hearth/agent"
+	"github.com/hearth-compute/hearth/sandbox"
+)
+
+// Phase is where one incarnation is in its life.
+type Phase string
+
+// The phases in the order they happen.
+const (
+	PhaseStarting Phase = "starting"
+	PhaseReady    Phase = "ready"
+	// PhaseEnding covers everything from the decision to end it, or its own
+	// death, until nothing of it is left.
+	PhaseEnding Phase = "ending"
+)
+
+// Incarnation is one sandbox of an environment, as Decide sees it.
+type Incarnation struct {
+	Sandbox sandbox.ID
+	Phase   Phase
+	// Adopted says that it was started by an agent process before this one.
+	Adopted bool
+}
+
+// View is one environment, as Decide sees it.
+type View struct {
+	Environment agent.EnvironmentID
+	// Wanted says that it is in the desired set.
+	Wanted bool
+	// Draining says that it finishes what runs and takes nothing new.
+	Draining bool
+	// RetryAt is the earliest moment for the next start.
+	RetryAt time.Time
+	// Incarnations, oldest first.
+	Incarnations []Incarnation
+}
+
+// Verb is what an action does.
+type Verb string
+
+// The verbs.
+const (
+	// VerbStart starts a new incarnation.
+	VerbStart Verb = "start"
+	// VerbRetire lets an incarnation finish what runs, then ends it.
+	VerbRetire Verb = "retire"
+	// VerbForget drops an environment that nobody wants and nothing is left of.
+	VerbForget Verb = "forget"
+)
+
+// Action is one step towards the desired set.
+type Action struct {
+	Verb        Verb
+	Environment agent.EnvironmentID
+	// Sandbox is set for retire.
+	Sandbox sandbox.ID
+	// Reason says why, for logs.
+	Reason string
+}
+
+// String describes the action in one line.
+func (a Action) String() string {
+	return fmt.Sprintf("%s %s %s: %s", a.Verb, a.Environment, a.Sandbox, a.Reason)
+}
+
+// Decide returns what to do now, ordered by environment, and when to look again
+// if nothing happens before; zero means never.
+func Decide(views []View, now time.Time) (actions []Action, wake time.Time) {
+	views = slices.SortedFunc(slices.Values(views), func(a, b View) int { return cmp.Compare(a.Environment, b.Environment) })
+	for _, v := range views {
+		actions = append(actions, retirements(v)...)
+		switch fresh := latest(v, func(i Incarnation) bool { return !i.Adopted && i.Phase != PhaseEnding }); {
+		case !v.Wanted && len(v.Incarnations) == 0:
+			actions = append(actions, Action{Verb: VerbForget, Environment: v.Environment, Reason: "not wanted"})
+		case !v.Wanted || v.Draining || fresh != nil:
+		case now.Before(v.RetryAt):
+			if wake.IsZero() || v.RetryAt.Before(wake) {
+				wake = v.RetryAt
+			}
+		default:
+			actions = append(actions, Action{Verb: VerbStart, Environment: v.Environment, Reason: startReason(v)})
+		}
+	}
+	return actions, wake
+}
+
+func startReason(v View) string {
+	if slices.ContainsFunc(v.Incarnations, func(i Incarnation) bool { return i.Adopted }) {
+		return "replaces one from before the restart"
+	}
+	return "wanted"
+}
+
+// retirements ends every incarnation that has served its purpose.
+func retirements(v View) []Action {
+	newest := latest(v, func(i Incarnation) bool { return !i.Adopted && i.Phase == PhaseReady })
+	var actions []Action
+	for _, in := range v.Incarnations {
+		reason := ""
+		switch {
+		case in.Phase == PhaseEnding:
+		case !v.Wanted:
+			reason = "not wanted"
+		case v.Draining && in.Phase == PhaseStarting:
+			reason = "draining before it was ready"
+		case newest != nil && in.Phase == PhaseReady && in.Sandbox != newest.Sandbox:
+			reason = "replaced"
+		case newest != nil && in.Adopted:
+			reason = "replaced"
+		}
+		if reason != "" {
+			actions = append(actions, Action{Verb: VerbRetire, Environment: v.Environment, Sandbox: in.Sandbox, Reason: reason})
+		}
+	}
+	return actions
+}
+
+func latest(v View, is func(Incarnation) bool) *Incarnation {
+	for i := range slices.Backward(v.Incarnations) {
+		if is(v.Incarnations[i]) {
+			return &v.Incarnations[i]
+		}
+	}
+	return nil
+}
+
+// Running is one environment that exists on the instance, as Check sees it.
+type Running struct {
+	Environment agent.EnvironmentID
+	Draining    bool
+}
+
+// Check says whether next may replace the set that has been accepted at epoch
+// and generation. It refuses a set that is older, and one that stops several
+// environments and more than half of what runs without saying that this is
+// meant: a control service that sees nothing must not be taken for one that
+// wants nothing. Stopping a single environment is always allowed, and so is
+// stopping what already drains. Errors: Conflict (older), FailedPrecondition.
+func Check(epoch, generation uint64, running []Running, next agent.DesiredSet) error {
+	if next.Epoch < epoch || next.Epoch == epoch && next.Generation < generation {
+		return fmt.Errorf("desired set %d.%d is older than the accepted %d.%d: %w",
+			next.Epoch, next.Generation, epoch, generation, errdefs.ErrConflict)
+	}
+	if next.Intent != agent.StopFew {
+		return nil
+	}
+	wanted := map[agent.EnvironmentID]bool{}
+	for _, e := range next.Environments {
+		wanted[e.Assignment.Environment] = true
+	}
+	count, stopped := 0, 0
+	for _, r := range running {
+		if r.Draining {
+			continue
+		}
+		count++
+		if !wanted[r.Environment] {
+			stopped++
+		}
+	}
+	if stopped > 1 && 2*stopped > count {
+		return fmt.Errorf("desired set %d.%d stops %d of %d environments without saying drain or delete: %w",
+			next.Epoch, next.Generation, stopped, count, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}

@@ -1,0 +1,110 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/hearth-compute/hearth/agent/runtimeapi"
+	"github.com/hearth-compute/hearth/sandbox"
+)
+
+// The StateReasonCodes of the Lambda API that a failed start can have.
+const (
+	codeInternal            = "InternalError"
+	codeImageAccessDenied   = "ImageAccessDenied"
+	codeInvalidImage        = "InvalidImage"
+	codeInvalidZip          = "InvalidZipFileException"
+	codeInvalidConfig       = "InvalidConfiguration"
+	codeCapacity            = "InsufficientCapacity"
+	codeInitTimeout         = "FunctionError.InitTimeout"
+	codeRuntimeInitError    = "FunctionError.RuntimeInitError"
+	codeInvalidEntryPoint   = "FunctionError.InvalidEntryPoint"
+	codeInitResourceExhaust = "FunctionError.InitResourceExhausted"
+)
+
+// startError is why a start failed, in the words of the Lambda API.
+type startError struct {
+	code, reason string
+	class        error
+}
+
+// Error implements error.
+func (e *startError) Error() string { return e.code + ": " + e.reason }
+
+// Unwrap gives access to the cause and its class.
+func (e *startError) Unwrap() error { return e.class }
+
+// failure translates err to the code and reason people see.
+func failure(err error) (code, reason string) {
+	if s, ok := errors.AsType[*startError](err); ok {
+		return s.code, s.reason
+	}
+	return codeInternal, err.Error()
+}
+
+func pullError(err error) error {
+	code := codeInternal
+	switch {
+	case errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err):
+		code = codeImageAccessDenied
+	case errdefs.IsNotFound(err), errdefs.IsInvalidArgument(err), errdefs.IsFailedPrecondition(err):
+		code = codeInvalidImage
+	}
+	return &startError{code: code, reason: err.Error(), class: err}
+}
+
+func codeError(err error) error {
+	code := codeInternal
+	switch {
+	case errdefs.IsInvalidArgument(err):
+		code = codeInvalidZip
+	case errdefs.IsResourceExhausted(err):
+		code = codeCapacity
+	}
+	return &startError{code: code, reason: err.Error(), class: err}
+}
+
+func createError(err error) error {
+	code := codeInternal
+	switch {
+	case errdefs.IsInvalidArgument(err):
+		code = codeInvalidConfig
+	case errdefs.IsResourceExhausted(err):
+		code = codeCapacity
+	}
+	return &startError{code: code, reason: err.Error(), class: err}
+}
+
+// initError is a failed initialisation as the runtime reported it.
+func initError(e runtimeapi.InitError, output string) error {
+	return ownFault(codeRuntimeInitError, e.Type+": "+e.Message, output)
+}
+
+func initTimeout(limit time.Duration, output string) error {
+	return ownFault(codeInitTimeout, fmt.Sprintf("runtime did not ask for its first invocation within %v", limit), output)
+}
+
+// exitError is a process that ended before it was ready.
+func exitError(exit sandbox.Exit, output string) error {
+	code := codeRuntimeInitError
+	switch {
+	case exit.OOMKilled:
+		code = codeInitResourceExhaust
+	case exit.Code == 126 || exit.Code == 127:
+		code = codeInvalidEntryPoint
+	}
+	e := runtimeapi.Exit{Code: exit.Code, OutOfMemory: exit.OOMKilled}
+	return ownFault(code, e.Type()+": "+e.String(), output)
+}
+
+// ownFault is a fault of the function itself, with the end of what it printed.
+func ownFault(code, reason, output string) error {
+	if output = strings.TrimSpace(output); output != "" {
+		reason += "; the last it printed:\n" + output
+	}
+	return &startError{code: code, reason: reason, class: errdefs.ErrFailedPrecondition}
+}

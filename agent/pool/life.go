@@ -1,0 +1,318 @@
+package pool
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/hearth-compute/hearth/agent"
+	"github.com/hearth-compute/hearth/agent/runtimeapi"
+	"github.com/hearth-compute/hearth/sandbox"
+)
+
+var (
+	errRetired      = errors.New("environment is retired")
+	errTooLong      = errors.New("sandbox driver took too long")
+	errNotSettled   = errors.New("function timeout has passed")
+	errFetchTooLong = errors.New("download took too long")
+)
+
+// newSandboxID names the next incarnation of an environment.
+func newSandboxID(id agent.EnvironmentID) sandbox.ID {
+	return sandbox.ID(string(id) + "-" + strings.ToLower(rand.Text()[:8]))
+}
+
+// incarnateLocked records a new incarnation in phase starting. The context it
+// returns ends when the incarnation is retired.
+func (p *Pool) incarnateLocked(ctx context.Context, id sandbox.ID, a agent.Assignment) (*incarnation, context.Context) {
+	ctx, retire := context.WithCancelCause(ctx)
+	in := &incarnation{
+		id:         id,
+		assignment: a,
+		api: runtimeapi.New(runtimeapi.Config{
+			Environment: a.Environment,
+			Concurrency: max(1, a.MaxConcurrency),
+			Log:         p.cfg.Log,
+		}),
+		retire: retire,
+		exited: make(chan struct{}),
+		phase:  PhaseStarting,
+	}
+	p.sandboxes[id] = in
+	e := p.environmentLocked(a)
+	e.incarnations = append(e.incarnations, in)
+	e.sandbox = id
+	p.cfg.Output.follow(id, a)
+	return in, ctx
+}
+
+// live is the life of one incarnation from creation to removal. It returns
+// early, leaving the sandbox as it is, when agentCtx ends; ctx ends with it, or
+// when the incarnation is retired.
+func (p *Pool) live(agentCtx, ctx context.Context, in *incarnation) {
+	var serving sync.WaitGroup
+	serveCtx, stopServing := context.WithCancelCause(agentCtx)
+	release, err := p.bringUp(ctx, in, func(l net.Listener) {
+		serving.Go(func() {
+			if err := in.api.Serve(serveCtx, l); err != nil {
+				p.cfg.Log.Error("runtime api stopped", "environment", string(in.assignment.Environment), "err", err)
+				in.retire(err)
+			}
+		})
+	})
+	defer release()
+	defer serving.Wait()
+	defer stopServing(errRetired)
+	if err == nil {
+		p.becameReady(in)
+		select {
+		case <-in.exited:
+		case <-ctx.Done():
+		}
+	}
+	if agentCtx.Err() != nil {
+		return
+	}
+	p.ended(in, err)
+	p.dispose(agentCtx, in)
+}
+
+// bringUp does everything up to the first /next. release gives back what was
+// taken, also after an error.
+func (p *Pool) bringUp(ctx context.Context, in *incarnation, serve func(net.Listener)) (release func(), err error) {
+	release = func() {}
+	if in.adopted {
+		if r, ok := p.cfg.Code.Hold(in.assignment.Code.SHA256); ok {
+			release = r
+		}
+	} else {
+		var spec sandbox.Spec
+		if spec, release, err = p.prepare(ctx, in); err != nil {
+			return release, err
+		}
+		if err := p.create(ctx, in, spec); err != nil {
+			return release, err
+		}
+	}
+	l, err := p.cfg.Runtime.Listen(ctx, in.id, runtimeAddress)
+	if err != nil {
+		return release, fmt.Errorf("opening the runtime api of %s: %w", in.id, err)
+	}
+	serve(l)
+	if in.adopted {
+		return release, in.awaitReturn(ctx)
+	}
+	if err := p.bounded(ctx, func(ctx context.Context) error { return p.cfg.Runtime.Start(ctx, in.id) }); err != nil {
+		return release, createError(err)
+	}
+	return release, p.awaitReady(ctx, in)
+}
+
+// prepare fetches image and code and makes the spec.
+func (p *Pool) prepare(ctx context.Context, in *incarnation) (sandbox.Spec, func(), error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, fetchLimit, errFetchTooLong)
+	defer cancel()
+	a, release := in.assignment, func() {}
+	image, err := p.cfg.Runtime.Pull(ctx, sandbox.Image{Ref: a.Image.Ref, Username: a.Image.Username, Password: a.Image.Password})
+	if err != nil {
+		return sandbox.Spec{}, release, pullError(err)
+	}
+	b := build{assignment: a, sandbox: in.id, image: image, region: p.cfg.Region, now: time.Now()}
+	if a.Code != (agent.Code{}) {
+		if b.codeDir, release, err = p.cfg.Code.Acquire(ctx, a.Code); err != nil {
+			return sandbox.Spec{}, func() {}, codeError(err)
+		}
+	}
+	if b.metadata, err = p.cfg.Encode(a); err != nil {
+		return sandbox.Spec{}, release, fmt.Errorf("encoding assignment %s: %w", a.Environment, err)
+	}
+	spec := b.spec()
+	if len(spec.Args) == 0 {
+		return spec, release, &startError{code: codeInvalidEntryPoint, reason: "image has neither entry point nor command", class: errdefs.ErrFailedPrecondition}
+	}
+	return spec, release, nil
+}
+
+// create makes the sandbox, a few at a time.
+func (p *Pool) create(ctx context.Context, in *incarnation, spec sandbox.Spec) error {
+	select {
+	case p.starts <- struct{}{}:
+		defer func() { <-p.starts }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return p.bounded(ctx, func(ctx context.Context) error {
+		status, err := p.cfg.Runtime.Create(ctx, spec)
+		if err != nil {
+			return createError(err)
+		}
+		p.created(in, status)
+		return nil
+	})
+}
+
+// bounded runs one call to the driver that ctx must not interrupt midway.
+func (*Pool) bounded(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), createLimit, errTooLong)
+	defer cancel()
+	return f(ctx)
+}
+
+// awaitReady waits for the first /next.
+func (p *Pool) awaitReady(ctx context.Context, in *incarnation) error {
+	limit := time.NewTimer(in.assignment.InitTimeout)
+	defer limit.Stop()
+	select {
+	case <-in.api.Failed():
+		return initError(in.api.InitError(), p.cfg.Output.last(in.id))
+	case <-in.api.Ready():
+		return nil
+	case <-in.exited:
+		// A runtime reports its failure and exits at once.
+		select {
+		case <-in.api.Failed():
+			return initError(in.api.InitError(), p.cfg.Output.last(in.id))
+		default:
+			return exitError(in.exit, p.cfg.Output.last(in.id))
+		}
+	case <-limit.C:
+		return initTimeout(in.assignment.InitTimeout, p.cfg.Output.last(in.id))
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// awaitReturn waits until an adopted runtime comes back, for as long as its
+// successor takes.
+func (in *incarnation) awaitReturn(ctx context.Context) error {
+	select {
+	case <-in.api.Ready():
+		return nil
+	case <-in.exited:
+		return fmt.Errorf("adopted sandbox %s: %s: %w", in.id, runtimeapi.Exit{Code: in.exit.Code}, errdefs.ErrFailedPrecondition)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (p *Pool) created(in *incarnation, status sandbox.Status) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	in.cgroup, in.tmpPath, in.created = status.CgroupPath, status.TmpPath, true
+	p.updateLocked(time.Now())
+}
+
+func (p *Pool) becameReady(in *incarnation) {
+	if !p.markReady(in) {
+		return // retired meanwhile
+	}
+	p.cfg.Log.Info("environment ready", "environment", string(in.assignment.Environment),
+		"function", in.assignment.FunctionName, "sandbox", string(in.id))
+}
+
+func (p *Pool) markReady(in *incarnation) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if in.phase != PhaseStarting {
+		return false
+	}
+	now := time.Now()
+	in.phase, in.readyAt = PhaseReady, now
+	if e := p.environments[in.assignment.Environment]; !in.adopted {
+		e.failures, e.code, e.reason = 0, "", ""
+	}
+	p.updateLocked(now)
+	return true
+}
+
+// ended records why an incarnation ends; err is set when it never became ready.
+func (p *Pool) ended(in *incarnation, err error) {
+	log := p.cfg.Log.With("environment", string(in.assignment.Environment),
+		"function", in.assignment.FunctionName, "sandbox", string(in.id))
+	switch failures, unexpected := p.markEnded(in, err); {
+	case !unexpected:
+		log.Info("environment ends")
+	case err == nil:
+		log.Warn("environment ended by itself", "exit_code", in.exit.Code, "oom_killed", in.exit.OOMKilled)
+	default:
+		log.Warn("environment could not be started", "failures", failures, "err", err)
+	}
+}
+
+// markEnded decides when the environment may be started again.
+func (p *Pool) markEnded(in *incarnation, err error) (failures int, unexpected bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	unexpected = in.phase != PhaseEnding && !in.adopted
+	in.phase = PhaseEnding
+	defer p.updateLocked(now)
+	if !unexpected {
+		return 0, false
+	}
+	e := p.environments[in.assignment.Environment]
+	if err == nil && now.Sub(in.readyAt) >= steady {
+		e.attempts = 0
+	}
+	wait := min(firstBackoff<<min(e.attempts, 16), lastBackoff)
+	e.attempts++
+	e.retryAt = now.Add(wait/2 + mathrand.N(wait/2+1)) //nolint:gosec // jitter
+	if err != nil {
+		e.failures++
+		e.code, e.reason = failure(err)
+	}
+	return e.failures, true
+}
+
+// dispose lets what runs finish, ends the sandbox and removes it, however often
+// it takes.
+func (p *Pool) dispose(ctx context.Context, in *incarnation) {
+	settle, cancel := context.WithTimeoutCause(ctx, in.assignment.Timeout+time.Second, errNotSettled)
+	defer cancel()
+	if err := in.api.Settle(settle); err != nil && ctx.Err() == nil {
+		p.cfg.Log.Warn("environment is ended with invokes running", "environment", string(in.assignment.Environment), "err", err)
+	}
+	for wait := firstBackoff; ; wait = min(2*wait, lastBackoff) {
+		if ctx.Err() != nil {
+			return // the next agent process removes it
+		}
+		err := p.remove(ctx, in)
+		if err == nil {
+			break
+		}
+		p.cfg.Log.Warn("sandbox could not be removed", "sandbox", string(in.id), "err", err)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+	}
+	in.api.Exited(runtimeapi.Exit{Code: -1})
+	p.gone(in)
+}
+
+func (p *Pool) remove(ctx context.Context, in *incarnation) error {
+	if err := p.cfg.Runtime.Stop(ctx, in.id, stopGrace); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	return p.cfg.Runtime.Remove(ctx, in.id)
+}
+
+func (p *Pool) gone(in *incarnation) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	in.retire(errRetired)
+	delete(p.sandboxes, in.id)
+	e := p.environments[in.assignment.Environment]
+	e.incarnations = slices.DeleteFunc(e.incarnations, func(i *incarnation) bool { return i == in })
+	p.cfg.Output.forget(in.id)
+	p.updateLocked(time.Now())
+}

@@ -1,0 +1,97 @@
+package pool
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"github.com/hearth-compute/hearth/agent"
+)
+
+// Position is which set the pool follows.
+type Position struct {
+	Epoch, Generation uint64
+	// Refused says why the last received set was refused; empty if accepted.
+	Refused string
+}
+
+// Position returns which set the pool follows.
+func (p *Pool) Position() Position {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return Position{Epoch: p.accepted.Epoch, Generation: p.accepted.Generation, Refused: p.refused}
+}
+
+// Accepted is the set the pool follows. A process that has not received one
+// yet follows what it adopted, as a set of epoch and generation zero; it
+// reports false when there is nothing of that either.
+func (p *Pool) Accepted() (agent.DesiredSet, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.hasSet {
+		return p.accepted, true
+	}
+	var set agent.DesiredSet
+	for _, id := range slices.Sorted(maps.Keys(p.environments)) {
+		e := p.environments[id]
+		set.Environments = append(set.Environments, agent.DesiredEnvironment{Assignment: e.assignment, Draining: e.draining})
+	}
+	return set, len(set.Environments) > 0
+}
+
+// Statuses is every environment the pool has, ordered by id, without heat but
+// for the invokes in flight.
+func (p *Pool) Statuses() []agent.EnvironmentStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	statuses := make([]agent.EnvironmentStatus, 0, len(p.environments))
+	for id, e := range p.environments {
+		s := agent.EnvironmentStatus{
+			Environment:    id,
+			FunctionARN:    e.assignment.FunctionARN,
+			Revision:       e.assignment.Revision,
+			State:          e.state,
+			Failures:       e.failures,
+			Sandbox:        string(e.sandbox),
+			Since:          e.since,
+			MaxConcurrency: e.assignment.MaxConcurrency,
+		}
+		if e.state == agent.StateFailed {
+			s.ReasonCode, s.Reason = e.code, e.reason
+		}
+		if in := e.serving(); in != nil {
+			s.Sandbox = string(in.id)
+		}
+		for _, in := range e.incarnations {
+			s.Heat.InFlight += in.api.InFlight()
+		}
+		statuses = append(statuses, s)
+	}
+	slices.SortFunc(statuses, func(a, b agent.EnvironmentStatus) int { return cmp.Compare(a.Environment, b.Environment) })
+	return statuses
+}
+
+// Live is one sandbox that exists, for whoever measures it.
+type Live struct {
+	Environment agent.EnvironmentID
+	Sandbox     string
+	// CgroupPath and TmpPath are empty if the driver has none.
+	CgroupPath, TmpPath string
+}
+
+// Live returns every sandbox that exists, ordered by its id.
+func (p *Pool) Live() []Live {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	live := make([]Live, 0, len(p.sandboxes))
+	for id, in := range p.sandboxes {
+		if in.created {
+			live = append(live, Live{
+				Environment: in.assignment.Environment, Sandbox: string(id),
+				CgroupPath: in.cgroup, TmpPath: in.tmpPath,
+			})
+		}
+	}
+	slices.SortFunc(live, func(a, b Live) int { return cmp.Compare(a.Sandbox, b.Sandbox) })
+	return live
+}

@@ -1,0 +1,241 @@
+// Package runtimeapi speaks the Lambda Runtime API with the runtime of one
+// execution environment: it hands out events on /next and takes the answers.
+// No other package knows that API.
+//
+// # Model
+//
+// An [API] has as many slots as the environment may run invocations at once. A
+// slot is taken when an invocation is admitted and freed when the runtime
+// answers it, not when its caller stops waiting: a timed-out invocation still
+// occupies its runtime. Whether a /next is pending says nothing about slots.
+//
+//	Invoke ──admitted──► waiting ──/next──► running ──answer, exit──► done
+//	                        └──no /next within the grace──► refused
+//
+// # Invariants
+//
+//  1. An invocation that is refused was not and will not be handed to a runtime.
+//  2. An invocation is handed to a runtime at most once.
+//  3. Never more invocations run than there are slots.
+//  4. A caller that leaves, or a deadline that passes, disturbs neither the
+//     runtime nor any other invocation; the late answer is accepted with 202,
+//     because a runtime client may exit on any other status, and discarded.
+//
+// # Concurrency
+//
+// All methods may be called from anywhere. Environments share nothing. The one
+// mutex guards the table of running invocations and is held for moments.
+//
+// # Failure
+//
+// When the process exits, everything running is answered at once with
+// Runtime.ExitError and everything waiting is refused.
+package runtimeapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/netutil"
+
+	"github.com/hearth-compute/hearth/agent"
+	"github.com/hearth-compute/hearth/agent/admit"
+)
+
+const (
+	// MaxResponse is the largest answer a runtime may give.
+	MaxResponse = 6<<20 + 100
+	// maxError is the largest error document a runtime may post.
+	maxError = 1 << 20
+	// maxHeader leaves room for an X-Ray cause of 1 MiB, which clients send in
+	// a header.
+	maxHeader = 1<<20 + 64<<10
+	// maxIdle is how many /next may be pending at once, as on AWS.
+	maxIdle = 10_000
+	// defaultGrace is how long an admitted invocation waits for a /next.
+	defaultGrace = 100 * time.Millisecond
+	// headerTimeout and bodyTimeout bound how long a client may take to send.
+	headerTimeout = 10 * time.Second
+	bodyTimeout   = 60 * time.Second
+)
+
+// Config describes one environment to its API.
+type Config struct {
+	// Environment is used in logs and errors.
+	Environment agent.EnvironmentID
+	// Concurrency is the number of slots, at least 1.
+	Concurrency int
+	// Grace is how long an admitted invocation waits for a pending /next before
+	// it is refused; zero means 100 ms.
+	Grace time.Duration
+	// Log is required.
+	Log *slog.Logger
+}
+
+// API is the Runtime API of one environment. Make it with New.
+type API struct {
+	cfg    Config
+	limits admit.Limits
+
+	// work passes an invocation from its caller to a pending /next.
+	work chan *invocation
+	// ready is closed by the first /next, failed by the first /init/error, gone
+	// when the process has exited.
+	ready, failed, gone chan struct{}
+
+	isReady, draining           atomic.Bool
+	inFlight, peak, idlePollers atomic.Int64
+	// settled is nudged when the last slot becomes free.
+	settled chan struct{}
+
+	mu        sync.Mutex // guards the fields below
+	running   map[string]*invocation
+	initError InitError
+	hasFailed bool
+	hasExited bool
+}
+
+// InitError is what a runtime said about its failed initialisation.
+type InitError struct{ Type, Message string }
+
+// New returns the API of an environment whose process has not asked for
+// anything yet.
+func New(cfg Config) *API {
+	if cfg.Grace == 0 {
+		cfg.Grace = defaultGrace
+	}
+	return &API{
+		cfg:     cfg,
+		limits:  admit.Limits{Concurrency: cfg.Concurrency},
+		work:    make(chan *invocation),
+		ready:   make(chan struct{}),
+		failed:  make(chan struct{}),
+		gone:    make(chan struct{}),
+		settled: make(chan struct{}, 1),
+		running: map[string]*invocation{},
+	}
+}
+
+// Serve answers the runtime on l until ctx is cancelled, then closes l and
+// every connection and returns nil.
+func (a *API) Serve(ctx context.Context, l net.Listener) error {
+	srv := &http.Server{
+		Handler:           a,
+		ReadHeaderTimeout: headerTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(a.cfg.Log.Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
+	defer stop()
+	// A client keeps one connection per pending /next and may open one more per
+	// answer; aws-lambda-go opens new ones all the time.
+	err := srv.Serve(netutil.LimitListener(l, 4*a.cfg.Concurrency+64))
+	if errors.Is(err, http.ErrServerClosed) || ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("serving the runtime api of %s: %w", a.cfg.Environment, err)
+}
+
+// Ready is closed once the runtime has asked for its first invocation.
+func (a *API) Ready() <-chan struct{} { return a.ready }
+
+// Failed is closed once the runtime has reported a failed initialisation.
+func (a *API) Failed() <-chan struct{} { return a.failed }
+
+// InitError returns what the runtime reported, after Failed is closed.
+func (a *API) InitError() InitError {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.initError
+}
+
+// SetDraining makes the API refuse, or stop refusing, new invocations.
+func (a *API) SetDraining(draining bool) { a.draining.Store(draining) }
+
+// InFlight is how many slots are taken.
+func (a *API) InFlight() int { return int(a.inFlight.Load()) }
+
+// Peak is the most slots that were ever taken at once.
+func (a *API) Peak() int { return int(a.peak.Load()) }
+
+// Settle waits until no slot is taken or ctx ends. Only one caller may wait at
+// a time.
+func (a *API) Settle(ctx context.Context) error {
+	for a.inFlight.Load() > 0 {
+		select {
+		case <-a.settled:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %d invokes of %s: %w", a.InFlight(), a.cfg.Environment, context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+// Exited answers everything that runs with the error document AWS gives when
+// a process exits, and refuses everything else from now on. The first call
+// counts.
+func (a *API) Exited(exit Exit) {
+	a.mu.Lock()
+	if a.hasExited {
+		a.mu.Unlock()
+		return
+	}
+	a.hasExited = true
+	lost := a.running
+	a.running = map[string]*invocation{}
+	close(a.gone)
+	a.mu.Unlock()
+	for id, x := range lost {
+		a.release()
+		x.done <- answer{outcome: agent.Outcome{
+			FunctionError: Unhandled,
+			ContentType:   contentTypeJSON,
+			Payload:       exit.document(id),
+			Duration:      time.Since(x.handed),
+		}}
+	}
+}
+
+// admit takes a slot if the verdict is to admit.
+func (a *API) admit() agent.Verdict {
+	load := admit.Load{Ready: a.isReady.Load(), Draining: a.draining.Load()}
+	for {
+		n := a.inFlight.Load()
+		load.InFlight = int(n)
+		verdict := admit.Decide(load, a.limits)
+		if !verdict.Admitted {
+			return verdict
+		}
+		if a.inFlight.CompareAndSwap(n, n+1) {
+			a.raisePeak(n + 1)
+			return verdict
+		}
+	}
+}
+
+func (a *API) raisePeak(n int64) {
+	for {
+		peak := a.peak.Load()
+		if n <= peak || a.peak.CompareAndSwap(peak, n) {
+			return
+		}
+	}
+}
+
+// release frees a slot.
+func (a *API) release() {
+	if a.inFlight.Add(-1) > 0 {
+		return
+	}
+	select {
+	case a.settled <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,105 @@
+package sampler_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hearth-compute/hearth/agent"
+	"github.com/hearth-compute/hearth/agent/sampler"
+)
+
+// group is a scripted cgroup.
+type group struct {
+	mu    sync.Mutex
+	usage sampler.Usage
+	err   error
+}
+
+func (g *group) set(u sampler.Usage, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.usage, g.err = u, err
+}
+
+func (g *group) read() (sampler.Usage, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.usage, g.err
+}
+
+func TestHeatIsTheRateOfTheLastInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a, b, host group
+		opened := 0
+		s := sampler.New(sampler.Config{
+			Targets: func() []sampler.Target {
+				return []sampler.Target{
+					{Environment: "e1", Sandbox: "e1-a", CgroupPath: "/a"},
+					{Environment: "e1", Sandbox: "e1-b", CgroupPath: "/b"},
+					{Environment: "e2", Sandbox: "e2-a"},
+				}
+			},
+			Open: func(path string) (sampler.Reader, error) {
+				opened++
+				if path == "/a" {
+					return a.read, nil
+				}
+				return b.read, nil
+			},
+			Host:    host.read,
+			DataDir: t.TempDir(),
+			Log:     slog.New(slog.DiscardHandler),
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- s.Run(ctx) }()
+		synctest.Wait()
+		a.set(sampler.Usage{CPU: 500 * time.Millisecond, Memory: 10}, nil)
+		b.set(sampler.Usage{CPU: 250 * time.Millisecond, Memory: 5}, nil)
+		host.set(sampler.Usage{CPU: 2 * time.Second, Memory: 100}, nil)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got, want := s.Environment("e1"), (agent.EnvironmentHeat{CPU: 750, Memory: 15}); got != want {
+			t.Errorf("got %+v want %+v", got, want)
+		}
+		if got := s.Environment("e2"); got != (agent.EnvironmentHeat{}) {
+			t.Errorf("got %+v for an environment that cannot be measured", got)
+		}
+		if got := s.Host(); got.CPU != 2000 || got.Memory != 100 || got.DiskTotal == 0 || got.DiskUsed > got.DiskTotal {
+			t.Errorf("got %+v", got)
+		}
+		a.set(sampler.Usage{}, errors.New("gone"))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got, want := s.Environment("e1"), (agent.EnvironmentHeat{Memory: 5}); got != want {
+			t.Errorf("got %+v want %+v once one of two is gone and the other idle", got, want)
+		}
+		if opened != 2 {
+			t.Errorf("opened %d cgroups, want 2, once each", opened)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestMachineHasSizeAndUsage(t *testing.T) {
+	t.Parallel()
+	size, err := sampler.Size()
+	if err != nil {
+		t.Fatal(err)
+	}
+	used, err := sampler.Machine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size.CPU < 1000 || used.CPU <= 0 || used.Memory <= 0 || used.Memory > size.Memory {
+		t.Fatalf("got size %+v usage %+v", size, used)
+	}
+}
