@@ -1,0 +1,229 @@
+// Package cgroup reads what one cgroup uses, versions 1 and 2 and the hybrid of
+// both, and the kernel's pressure stall information.
+//
+// # Concurrency
+//
+// A Reader belongs to one goroutine; readers of the same cgroup are independent.
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// Layout says where cgroup hierarchies are mounted.
+type Layout struct {
+	// Controllers are the mount points of version 1 hierarchies by controller.
+	Controllers map[string]string
+	// Unified is the mount point of the version 2 hierarchy, empty if none.
+	Unified string
+}
+
+// Detect reads the layout of this host.
+func Detect() (Layout, error) {
+	mountinfo, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return Layout{}, fmt.Errorf("detecting cgroups: %w: %w", errdefs.ErrUnavailable, err)
+	}
+	return ParseMountinfo(mountinfo), nil
+}
+
+// ParseMountinfo finds the layout in the content of /proc/self/mountinfo. Lines
+// it does not understand are skipped; of several mounts of one hierarchy the
+// first counts.
+func ParseMountinfo(mountinfo []byte) Layout {
+	l := Layout{Controllers: map[string]string{}}
+	for line := range strings.Lines(string(mountinfo)) {
+		left, right, ok := strings.Cut(line, " - ")
+		before, after := strings.Fields(left), strings.Fields(right)
+		if !ok || len(before) < 5 || len(after) < 3 {
+			continue
+		}
+		switch mount := before[4]; {
+		case after[0] == "cgroup2" && l.Unified == "":
+			l.Unified = mount
+		case after[0] == "cgroup":
+			for c := range strings.SplitSeq(after[2], ",") {
+				if _, known := l.Controllers[c]; !known && slices.Contains([]string{"cpu", "cpuacct", "memory"}, c) {
+					l.Controllers[c] = mount
+				}
+			}
+		}
+	}
+	return l
+}
+
+// Sample is what a cgroup, with all below it, has used so far or uses now.
+type Sample struct {
+	// CPU is the processor time used so far.
+	CPU time.Duration
+	// Throttled is how long, so far, it was kept from running by its quota.
+	Throttled time.Duration
+	// Memory is what it holds in bytes, without file cache the kernel would drop
+	// first (inactive_file).
+	Memory int64
+	// MemoryLimit is in bytes; 0 means none.
+	MemoryLimit int64
+	// OOMKills is how many processes the kernel has killed for want of memory.
+	OOMKills int64
+}
+
+// Reader reads one cgroup through files it keeps open.
+type Reader struct {
+	path  string
+	files []source
+	buf   []byte
+	now   Sample // what is being read: here, so that it is not allocated each time
+}
+
+// source is one file and what to take from it.
+type source struct {
+	file *os.File
+	take func(content []byte, s *Sample)
+}
+
+// definition is a source before its file is open. Optional ones may be missing.
+type definition struct {
+	controller, name string
+	optional         bool
+	take             func([]byte, *Sample)
+}
+
+// bufferSize holds the longest of the files, memory.stat, several times.
+const bufferSize = 16 << 10
+
+// Open opens the cgroup at path, which is absolute from the root of each
+// hierarchy: "/hearth/i-1/e-1". Errors: NotFound, Unavailable.
+func Open(path string) (*Reader, error) {
+	l, err := Detect()
+	if err != nil {
+		return nil, err
+	}
+	return l.Open(path)
+}
+
+// Open opens a cgroup in this layout. Version 1 is used for the controllers
+// mounted so, which on hybrid hosts version 2 does not have.
+func (l Layout) Open(path string) (*Reader, error) {
+	r := &Reader{path: path, buf: make([]byte, bufferSize)}
+	definitions := unified()
+	if _, v1 := l.Controllers["memory"]; v1 {
+		definitions = legacy()
+	}
+	for _, d := range definitions {
+		mount := l.Unified
+		if d.controller != "" {
+			mount = l.Controllers[d.controller]
+		}
+		if mount == "" {
+			return nil, errors.Join(fmt.Errorf("cgroup %s: no hierarchy for %s: %w", path, d.name, errdefs.ErrUnavailable), r.Close())
+		}
+		f, err := os.Open(filepath.Join(mount, path, d.name)) //nolint:gosec // G304: in cgroupfs
+		switch {
+		case errors.Is(err, os.ErrNotExist) && d.optional:
+			continue
+		case err != nil:
+			return nil, errors.Join(fmt.Errorf("cgroup %s: %w", path, classify(err)), r.Close())
+		}
+		r.files = append(r.files, source{f, d.take})
+	}
+	return r, nil
+}
+
+// legacy are the files of version 1.
+func legacy() []definition {
+	return []definition{
+		{"cpuacct", "cpuacct.usage", false, func(c []byte, s *Sample) { s.CPU = nanoseconds(number(c)) }},
+		{"cpu", "cpu.stat", true, func(c []byte, s *Sample) { s.Throttled = nanoseconds(value(c, "throttled_time")) }},
+		{"memory", "memory.usage_in_bytes", false, func(c []byte, s *Sample) { s.Memory = number(c) }},
+		{"memory", "memory.stat", false, func(c []byte, s *Sample) { s.discount(value(c, "total_inactive_file")) }},
+		{"memory", "memory.limit_in_bytes", false, func(c []byte, s *Sample) { s.limit(number(c)) }},
+		{"memory", "memory.oom_control", true, func(c []byte, s *Sample) { s.OOMKills = value(c, "oom_kill") }},
+	}
+}
+
+// unified are the files of version 2.
+func unified() []definition {
+	return []definition{
+		{"", "cpu.stat", false, func(c []byte, s *Sample) {
+			s.CPU = microseconds(value(c, "usage_usec"))
+			s.Throttled = microseconds(value(c, "throttled_usec"))
+		}},
+		{"", "memory.current", false, func(c []byte, s *Sample) { s.Memory = number(c) }},
+		{"", "memory.stat", false, func(c []byte, s *Sample) { s.discount(value(c, "inactive_file")) }},
+		{"", "memory.max", false, func(c []byte, s *Sample) { s.limit(number(c)) }},
+		{"", "memory.events", true, func(c []byte, s *Sample) { s.OOMKills = value(c, "oom_kill") }},
+	}
+}
+
+// unlimited is what version 1 says for no limit: the largest number of whole
+// pages, whatever the page size.
+const unlimited = math.MaxInt64 &^ (1<<16 - 1)
+
+func (s *Sample) limit(bytes int64) {
+	if bytes > 0 && bytes < unlimited {
+		s.MemoryLimit = bytes
+	}
+}
+
+// discount takes reclaimable cache off; the two files are read one after the
+// other, so it may exceed the whole by a little.
+func (s *Sample) discount(inactive int64) { s.Memory = max(0, s.Memory-max(0, inactive)) }
+
+// Sample reads the cgroup now: six reads, no allocation. Errors: NotFound (the
+// cgroup is gone), Unavailable.
+func (r *Reader) Sample() (Sample, error) {
+	r.now = Sample{}
+	for _, f := range r.files {
+		n, err := pread(f.file, r.buf)
+		if err != nil {
+			return Sample{}, fmt.Errorf("cgroup %s: %s: %w", r.path, filepath.Base(f.file.Name()), classify(err))
+		}
+		f.take(r.buf[:n], &r.now)
+	}
+	return r.now, nil
+}
+
+// Close closes the files.
+func (r *Reader) Close() error {
+	var errs []error
+	for _, f := range r.files {
+		errs = append(errs, f.file.Close())
+	}
+	r.files = nil
+	return errors.Join(errs...)
+}
+
+// pread reads a file of the kernel from its beginning, which makes it anew.
+func pread(f *os.File, buf []byte) (int, error) {
+	total := 0
+	for total < len(buf) {
+		n, err := unix.Pread(int(f.Fd()), buf[total:], int64(total))
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return 0, err
+		case n == 0:
+			return total, nil
+		}
+		total += n
+	}
+	return total, nil
+}
+
+func classify(err error) error {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
+	}
+	return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
+}
