@@ -16,6 +16,10 @@ BINARIES    := hearth-control hearth-agent hearth hearth-init
 BUILDVCS    := $(shell git status --porcelain >/dev/null 2>&1 && echo true || echo false)
 BUILDFLAGS  := -trimpath -buildvcs=$(BUILDVCS)
 
+# What tests that run as root need of the caller's Go: its modules, and no look at
+# a repository that belongs to somebody else.
+ROOT_GO      = GOMODCACHE="$$($(GO) env GOMODCACHE)" GOFLAGS="$$($(GO) env GOFLAGS) -buildvcs=false"
+
 # Packages with container tests; those tests carry the build tag node.
 NODE_PKGS    = $(shell grep -rl --include='*_test.go' '^//go:build node' agent cmd controlplane sandbox 2>/dev/null | xargs -r -n1 dirname | sort -u | sed 's|^|./|')
 
@@ -62,12 +66,12 @@ test: deps build ## everything: unit tests, and container tests as root
 test-events:
 	@rc=0; \
 	$(GO) test -json ./... || rc=1; \
-	$(GO) test -json -tags node -count=1 -p 1 -timeout 15m -exec $(AS_ROOT) $(NODE_PKGS) || rc=1; \
+	$(ROOT_GO) $(GO) test -json -tags node -count=1 -p 1 -timeout 15m -exec $(AS_ROOT) $(NODE_PKGS) || rc=1; \
 	exit $$rc
 
 .PHONY: node
 node: deps build ## container tests only; PKG=./sandbox/containerd and RUN=regexp narrow it
-	$(CONTAINERD) $(GO) test -tags node -count=1 -p 1 -timeout 15m -v -exec $(AS_ROOT) $(if $(RUN),-run '$(RUN)') $(or $(PKG),$(NODE_PKGS))
+	$(ROOT_GO) $(CONTAINERD) $(GO) test -tags node -count=1 -p 1 -timeout 15m -v -exec $(AS_ROOT) $(if $(RUN),-run '$(RUN)') $(or $(PKG),$(NODE_PKGS))
 
 .PHONY: race
 race: ## unit tests under the race detector

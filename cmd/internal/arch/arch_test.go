@@ -67,6 +67,46 @@ func TestALineCoversTheModulesPackagesOnly(t *testing.T) {
 	}
 }
 
+func TestEveryErrorLoggedHasARunbookEntry(t *testing.T) {
+	logged, err := loggedErrors(os.DirFS("../../.."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(logged) == 0 {
+		t.Fatal("found no line logged at level error, although there are some")
+	}
+	runbook, err := os.ReadFile("../../../docs/runbook.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, missing := range checkRunbook(logged, string(runbook)) {
+		t.Error(missing)
+	}
+}
+
+func TestFindsLinesLoggedAtLevelError(t *testing.T) {
+	files := fstest.MapFS{
+		"agent/a.go": {Data: []byte(`package agent
+func f() {
+	log.Error("known", "err", err)
+	s.log.ErrorContext(ctx, "new one")
+	log.Warn("no matter")
+	status.Error(codes.Internal, "not logged")
+	err.Error()
+}`)},
+		"agent/agenttest/suite.go": {Data: []byte("package agenttest\nimport \"testing\"\nfunc g(t *testing.T) { t.Error(\"a suite's\") }")},
+		"agent/a_test.go":          {Data: []byte("package agent\nfunc g() { t.Error(\"a test's\") }")},
+	}
+	logged, err := loggedErrors(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{`agent/a.go logs "new one" at level error, and the runbook has no entry for it`}
+	if diff := cmp.Diff(want, checkRunbook(logged, "| `known` | do this |")); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // sound is a small tree that breaks no rule.
 func sound() fstest.MapFS {
 	files := map[string]string{
