@@ -124,7 +124,7 @@ func client(t *testing.T, w *world) (operatorv1.OperatorServiceClient, *strings.
 	operatorv1.RegisterOperatorServiceServer(srv, operator.New(w, w, w, slog.New(slog.NewTextHandler(&logged, nil))))
 	var running sync.WaitGroup
 	running.Go(func() {
-		if err := srv.Serve(lis); err != nil {
+		if err := srv.Serve(lis); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 			t.Errorf("serving: %v", err)
 		}
 	})
