@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -10,7 +11,42 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+
+	"github.com/hearth-compute/hearth/cmd/internal/stack"
 )
+
+// invoker is what the demo needs of the SDK to invoke.
+type invoker interface {
+	Invoke(ctx context.Context, in *lambda.InvokeInput, opts ...func(*lambda.Options)) (*lambda.InvokeOutput, error)
+}
+
+// answer is what examples/hello-go returns, as far as it is shown.
+type answer struct {
+	RequestID     string `json:"requestId"`
+	Environment   string `json:"environment"`
+	PeakInFlight  int64  `json:"peakInFlight"`
+	ProcessStarts int64  `json:"processStarts"`
+}
+
+func invoke(ctx context.Context, api invoker, event string) (answer, []byte, error) {
+	out, err := api.Invoke(ctx, &lambda.InvokeInput{
+		FunctionName: aws.String(function), Qualifier: aws.String("1"), Payload: []byte(event),
+	})
+	if err != nil {
+		return answer{}, nil, err
+	}
+	if out.FunctionError != nil {
+		return answer{}, nil, fmt.Errorf("the function failed: %s: %s", *out.FunctionError, out.Payload)
+	}
+	var a answer
+	if err := json.Unmarshal(out.Payload, &a); err != nil {
+		return answer{}, nil, fmt.Errorf("reading the answer %q: %w", out.Payload, err)
+	}
+	return a, out.Payload, nil
+}
 
 // result is what came of many invokes.
 type result struct {
@@ -74,21 +110,21 @@ func (r *result) percentile(p int) time.Duration {
 
 // row is one environment in the table of where invokes ran.
 type row struct {
-	placement
+	stack.Environment
 	stream       string
 	invokes      int
 	peak, starts int64
 }
 
 // rows groups the answers by environment.
-func (r *result) rows(placed []placement) []row {
+func (r *result) rows(placed []stack.Environment) []row {
 	byStream := map[string]*row{}
 	for _, a := range r.answers {
 		found := byStream[a.Environment]
 		if found == nil {
 			found = &row{stream: a.Environment}
-			if i := slices.IndexFunc(placed, func(p placement) bool { return strings.Contains(a.Environment, p.ID) }); i >= 0 {
-				found.placement = placed[i]
+			if i := slices.IndexFunc(placed, func(e stack.Environment) bool { return strings.Contains(a.Environment, e.ID) }); i >= 0 {
+				found.Environment = placed[i]
 			}
 			byStream[a.Environment] = found
 		}
@@ -115,7 +151,7 @@ func (r *result) requestIDs() int {
 	return len(ids)
 }
 
-func (r *result) print(w io.Writer, placed []placement) {
+func (r *result) print(w io.Writer, placed []stack.Environment) {
 	rows := r.rows(placed)
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n   %-20s %-20s %-10s %8s %12s %14s\n", "ENVIRONMENT", "INSTANCE", "ZONE", "INVOKES", "MOST AT ONCE", "PROCESS STARTS")

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"archive/zip"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +12,8 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
+
+	"github.com/hearth-compute/hearth/cmd/internal/stack"
 )
 
 // sleeper answers like hello-go, from two environments in turn; every nth
@@ -61,7 +61,7 @@ func TestTellsWhereInvokesRan(t *testing.T) {
 			t.Errorf("errors %v, want 4", r.errs)
 		}
 		var out strings.Builder
-		r.print(&out, []placement{
+		r.print(&out, []stack.Environment{
 			{ID: "e-0", Instance: "i-1", Zone: "subnet-b"},
 			{ID: "e-1", Instance: "i-2", Zone: "subnet-a"},
 		})
@@ -84,19 +84,5 @@ func TestPercentilesOfFewInvokes(t *testing.T) {
 		if got := r.percentile(p); got != want {
 			t.Errorf("percentile(%d) = %d, want %d", p, got, want)
 		}
-	}
-}
-
-func TestTheArchiveHoldsAnExecutable(t *testing.T) {
-	archive, err := zipped("bootstrap", []byte("code"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := zip.NewReader(bytes.NewReader(archive), int64(len(archive)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(r.File) != 1 || r.File[0].Name != "bootstrap" || r.File[0].Mode().Perm() != 0o755 {
-		t.Errorf("archive holds %+v, want one executable bootstrap", r.File)
 	}
 }

@@ -1,4 +1,7 @@
-package main
+// Package stack runs "hearth up" on this machine for programs that show or
+// measure it from outside, the way a user would: through the Lambda API and the
+// hearth command. It expects the binaries in bin below the working directory.
+package stack
 
 import (
 	"cmp"
@@ -25,19 +28,23 @@ const (
 	defaultHost = "127.0.0.1"
 )
 
-// stack is a running "hearth up".
-type stack struct {
-	dir                              string // holds data and the log
-	lambda, agents, operator, metric string // listen addresses
-	cmd                              *exec.Cmd
-	exited                           chan struct{} // closed when the command has ended
-	exit                             error         // how it ended; valid once exited is closed
+// Stack is a running "hearth up" with a data directory of its own.
+type Stack struct {
+	// Lambda, Agents, Operator and Metrics are its listen addresses: the default
+	// ones where they were free.
+	Lambda, Agents, Operator, Metrics string
+
+	dir    string // holds data and the log
+	cmd    *exec.Cmd
+	exited chan struct{} // closed when the command has ended
+	exit   error         // how it ended; valid once exited is closed
 }
 
-// startStack runs "hearth up" and waits until it is ready. It gets a session of
-// its own, so that an interrupt at the terminal reaches only the demo, which
-// then stops it in order.
-func startStack(ctx context.Context) (*stack, error) {
+// Start runs "hearth up" with further arguments and waits until it is ready. It
+// gets a session of its own, so that an interrupt at the terminal reaches only
+// the caller, who then stops it in order. provided.al2023 runs on the built-in
+// image.
+func Start(ctx context.Context, args ...string) (*Stack, error) {
 	ports, err := choosePorts()
 	if err != nil {
 		return nil, err
@@ -46,34 +53,36 @@ func startStack(ctx context.Context) (*stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &stack{dir: dir, lambda: ports[0], agents: ports[1], operator: ports[2], metric: ports[3], exited: make(chan struct{})}
+	s := &Stack{dir: dir, Lambda: ports[0], Agents: ports[1], Operator: ports[2], Metrics: ports[3], exited: make(chan struct{})}
 	// Ask for the password now, at the terminal, if one is needed.
 	auth := exec.CommandContext(ctx, asRoot, "true")
 	auth.Stdin, auth.Stdout, auth.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if err := auth.Run(); err != nil {
 		return nil, errors.Join(fmt.Errorf("becoming root: %w", err), os.Remove(dir))
 	}
-	if err := s.launch(ctx); err != nil {
+	if err := s.launch(ctx, args); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	if err := s.waitReady(ctx); err != nil {
-		return nil, errors.Join(s.explain(err), s.stop())
+		return nil, errors.Join(s.Explain(err), s.Stop())
 	}
 	return s, nil
 }
 
-func (s *stack) launch(ctx context.Context) error {
-	log, err := os.Create(s.logFile())
+func (s *Stack) launch(ctx context.Context, args []string) error {
+	log, err := os.Create(s.LogFile())
 	if err != nil {
 		return err
 	}
 	defer func() { _ = log.Close() }() // the child has it now
-	// The context must not kill it: it is stopped in order, by stop.
-	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), asRoot, hearth, "up", //nolint:gosec // G204: the arguments are ours
+	// The context must not kill it: it is stopped in order, by Stop.
+	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), asRoot, append([]string{ //nolint:gosec // G204: the arguments are ours
+		hearth, "up",
 		"--data-dir", filepath.Join(s.dir, "data"),
-		"--listen", s.lambda, "--agent-listen", s.agents,
-		"--operator-listen", s.operator, "--metrics-listen", s.metric,
-		"--runtime-image", "provided.al2023=builtin:static")
+		"--listen", s.Lambda, "--agent-listen", s.Agents,
+		"--operator-listen", s.Operator, "--metrics-listen", s.Metrics,
+		"--runtime-image", "provided.al2023=builtin:static",
+	}, args...)...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := s.cmd.Start(); err != nil {
@@ -86,7 +95,8 @@ func (s *stack) launch(ctx context.Context) error {
 	return nil
 }
 
-func (s *stack) logFile() string { return filepath.Join(s.dir, "hearth-up.log") }
+// LogFile is where "hearth up" writes its log.
+func (s *Stack) LogFile() string { return filepath.Join(s.dir, "hearth-up.log") }
 
 // choosePorts returns the default listen addresses, or free ones if something
 // listens there.
@@ -113,7 +123,7 @@ func freeAddress(port int) (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-func (s *stack) waitReady(ctx context.Context) error {
+func (s *Stack) waitReady(ctx context.Context) error {
 	deadline := time.Now().Add(readyLimit)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -134,8 +144,8 @@ func (s *stack) waitReady(ctx context.Context) error {
 	}
 }
 
-func (s *stack) ready(ctx context.Context) bool {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.metric+"/readyz", http.NoBody)
+func (s *Stack) ready(ctx context.Context) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Metrics+"/readyz", http.NoBody)
 	if err != nil {
 		return false
 	}
@@ -146,8 +156,8 @@ func (s *stack) ready(ctx context.Context) bool {
 	return resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
 }
 
-// stop asks "hearth up" to take everything down and waits for it.
-func (s *stack) stop() error {
+// Stop asks "hearth up" to take everything down and waits for it.
+func (s *Stack) Stop() error {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), stopLimit, errors.New("hearth up does not stop"))
 	defer cancel()
 	select {
@@ -160,10 +170,10 @@ func (s *stack) stop() error {
 		select {
 		case <-s.exited:
 			if s.exit != nil {
-				return fmt.Errorf("hearth up ended badly: %w; its log is %s", s.exit, s.logFile())
+				return fmt.Errorf("hearth up ended badly: %w; its log is %s", s.exit, s.LogFile())
 			}
 		case <-ctx.Done():
-			return fmt.Errorf("%w; its log is %s", context.Cause(ctx), s.logFile())
+			return fmt.Errorf("%w; its log is %s", context.Cause(ctx), s.LogFile())
 		}
 	}
 	if err := os.RemoveAll(s.dir); err != nil {
@@ -172,9 +182,9 @@ func (s *stack) stop() error {
 	return nil
 }
 
-// explain adds the end of the log to an error.
-func (s *stack) explain(err error) error {
-	text, rerr := os.ReadFile(s.logFile())
+// Explain adds the end of the log to an error.
+func (s *Stack) Explain(err error) error {
+	text, rerr := os.ReadFile(s.LogFile())
 	if rerr != nil {
 		return errors.Join(err, rerr)
 	}
@@ -182,9 +192,9 @@ func (s *stack) explain(err error) error {
 	return fmt.Errorf("%w\nthe end of the log of hearth up:\n  %s", err, strings.Join(lines[max(0, len(lines)-20):], "\n  "))
 }
 
-// ask runs a hearth command against this stack.
-func (s *stack) ask(ctx context.Context, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, hearth, append(args, "--control", s.operator)...) //nolint:gosec // G204: the arguments are ours
+// Hearth runs a hearth command against this stack.
+func (s *Stack) Hearth(ctx context.Context, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, hearth, append(args, "--control", s.Operator)...) //nolint:gosec // G204: the arguments are ours
 	out, err := cmd.Output()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 		return nil, fmt.Errorf("hearth %s: %w: %s", strings.Join(args, " "), err, exit.Stderr)
@@ -192,59 +202,25 @@ func (s *stack) ask(ctx context.Context, args ...string) ([]byte, error) {
 	return out, err
 }
 
-// placement says where an environment runs.
-type placement struct {
+// PID is the process to send SIGTERM to, as root, to stop everything.
+func (s *Stack) PID() int { return s.cmd.Process.Pid }
+
+// Environment says where an environment runs.
+type Environment struct {
 	ID       string `json:"id"`
 	Instance string `json:"instance"`
 	Zone     string `json:"zone"`
 }
 
-func (s *stack) environments(ctx context.Context) ([]placement, error) {
-	out, err := s.ask(ctx, "ps", "-o", "json")
+// Environments asks "hearth ps" which environments there are.
+func (s *Stack) Environments(ctx context.Context) ([]Environment, error) {
+	out, err := s.Hearth(ctx, "ps", "-o", "json")
 	if err != nil {
 		return nil, err
 	}
-	var placed []placement
+	var placed []Environment
 	if err := json.Unmarshal(out, &placed); err != nil {
 		return nil, fmt.Errorf("reading what hearth ps -o json says: %w", err)
 	}
 	return placed, nil
-}
-
-// pictureAfter waits and then returns what the operator's commands show.
-func (s *stack) pictureAfter(ctx context.Context, wait time.Duration) string {
-	select {
-	case <-ctx.Done():
-		return ""
-	case <-time.After(wait):
-	}
-	var b strings.Builder
-	for _, command := range []string{"instances", "ps"} {
-		out, err := s.ask(ctx, command)
-		if err != nil {
-			out = []byte(err.Error() + "\n")
-		}
-		fmt.Fprintf(&b, "$ hearth %s\n%s\n", command, out)
-	}
-	return b.String()
-}
-
-// sayNext prints what to try with a stack that was left running.
-func (s *stack) sayNext() {
-	fmt.Printf(`
-It is still running. Try:
-
-  export AWS_ENDPOINT_URL_LAMBDA=http://%s AWS_DEFAULT_REGION=us-east-1 AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any
-  export HEARTH_CONTROL=%s
-  echo '{"name": "Ada"}' | aws lambda invoke --function-name hello-go --qualifier 1 --payload fileb:///dev/stdin /dev/stdout
-  aws lambda get-function-scaling-config --function-name hello-go --qualifier 1
-  ./bin/hearth ps
-  ./bin/hearth instances -o json
-  curl http://%s/metrics
-  tail -f %s
-
-When you have seen enough:
-
-  sudo kill %d    # takes everything down, containers included
-`, s.lambda, s.operator, s.metric, s.logFile(), s.cmd.Process.Pid)
 }
