@@ -1,0 +1,350 @@
+package lambdaapi
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"time"
+
+	lambda "github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
+	"github.com/containerd/errdefs"
+	"github.com/google/uuid"
+
+	"github.com/hearth-compute/hearth/controlplane"
+	"github.com/hearth-compute/hearth/controlplane/store"
+)
+
+func (s *Server) createFunction(ctx context.Context, in *lambda.CreateFunctionInput) (*types.FunctionConfiguration, error) {
+	given := createSettings(in)
+	f, err := s.newFunction(in, &given)
+	if err != nil {
+		return nil, err
+	}
+	code, err := s.keepCode(ctx, archive{
+		zip: in.Code.ZipFile, bucket: in.Code.S3Bucket, image: in.Code.ImageUri, kind: types.PackageType(f.Latest.Config.PackageType),
+	})
+	if err != nil {
+		return nil, err
+	}
+	f.Latest.Code = code
+	p := s.publication(in.Publish, in.PublishTo, nil)
+	var version *controlplane.Version
+	err = s.update(ctx, func(w store.Writer) error {
+		f := *f // fn may run again
+		switch old, err := w.Function(f.Name); {
+		case err == nil && old.Deleting:
+			return functionState(types.StateDeleting)
+		case err == nil:
+			return conflict("Function already exist: %s", f.Name)
+		case !errdefs.IsNotFound(err):
+			return err
+		}
+		if err := s.attach(w, &f); err != nil {
+			return err
+		}
+		var err error
+		if version, err = p.publish(w, &f); err != nil {
+			return err
+		}
+		return w.PutFunction(f)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.describe(f, version, f.ARN), nil
+}
+
+// newFunction is the function asked for, checked as far as it can be without
+// the store.
+func (s *Server) newFunction(in *lambda.CreateFunctionInput, given *settings) (*controlplane.Function, error) {
+	var c constraints
+	c.required("role", in.Role != nil)
+	c.required("code", in.Code != nil)
+	enum(&c, "packageType", in.PackageType, in.PackageType.Values())
+	enum(&c, "publishTo", in.PublishTo, in.PublishTo.Values())
+	length(&c, "architectures", in.Architectures, 1, 1)
+	for _, a := range in.Architectures {
+		enum(&c, "architectures", a, a.Values())
+	}
+	if err := c.err(); err != nil {
+		return nil, err
+	}
+	ref, err := s.function(in.FunctionName, nil, 140)
+	if err != nil {
+		return nil, err
+	}
+	if ref.Qualifier != "" || len(ref.Name) > maxFunctionName {
+		c.breaks("'"+*in.FunctionName+"'", "functionName", "Member must have length less than or equal to 64 and no qualifier")
+		return nil, c.err()
+	}
+	if err := given.check(); err != nil {
+		return nil, err
+	}
+	if given.provider == nil {
+		return nil, invalidParameter("CapacityProviderConfig must be set: this service runs functions on capacity providers only.")
+	}
+	now := time.Now().UTC()
+	config := defaults(ref.Name)
+	if in.PackageType != "" {
+		config.PackageType = string(in.PackageType)
+	}
+	if len(in.Architectures) > 0 {
+		config.Architecture = string(in.Architectures[0])
+	}
+	given.apply(&config)
+	if err := s.checkConfig(&config); err != nil {
+		return nil, err
+	}
+	provider, err := s.providerOf(*given.provider.LambdaManagedInstancesCapacityProviderConfig.CapacityProviderArn)
+	if err != nil {
+		return nil, err
+	}
+	arn := s.functionARN(ref.Name, "")
+	return &controlplane.Function{
+		Name: ref.Name, ARN: arn, Provider: provider, NextNumber: 1, Tags: maps.Clone(in.Tags), CreatedAt: now,
+		Latest: controlplane.Version{
+			Function: ref.Name, Provider: provider, Qualifier: controlplane.Latest, ARN: arn, Config: config,
+			Revision: controlplane.Revision(uuid.NewString()), State: controlplane.VersionActiveNonInvocable,
+			Update: controlplane.UpdateSuccessful, ModifiedAt: now,
+		},
+	}, nil
+}
+
+// attach checks that the function's provider takes it.
+func (s *Server) attach(r store.Reader, f *controlplane.Function) error {
+	p, err := s.readProvider(r, f.Provider)
+	if err != nil {
+		return err
+	}
+	if p.State != controlplane.ProviderActive {
+		return providerState(&p)
+	}
+	if want := f.Latest.Config.Architecture; p.Architecture != want {
+		return invalidParameter("The architecture of the function, %s, is not that of its capacity provider, %s.",
+			want, p.Architecture)
+	}
+	return nil
+}
+
+func (s *Server) getFunction(ctx context.Context, in *lambda.GetFunctionInput) (*lambda.GetFunctionOutput, error) {
+	f, v, arn, err := s.find(ctx, in.FunctionName, in.Qualifier)
+	if err != nil {
+		return nil, err
+	}
+	out := &lambda.GetFunctionOutput{Configuration: s.describe(f, v, arn), Tags: f.Tags}
+	if v.Code.Image != "" {
+		out.Code = &types.FunctionCodeLocation{RepositoryType: new("ECR"), ImageUri: &v.Code.Image}
+	} else {
+		out.Code = &types.FunctionCodeLocation{RepositoryType: new("S3")}
+	}
+	return out, nil
+}
+
+func (s *Server) getFunctionConfiguration(ctx context.Context, in *lambda.GetFunctionConfigurationInput,
+) (*types.FunctionConfiguration, error) {
+	f, v, arn, err := s.find(ctx, in.FunctionName, in.Qualifier)
+	if err != nil {
+		return nil, err
+	}
+	return s.describe(f, v, arn), nil
+}
+
+// find reads the version a caller named, $LATEST if it named none, and the ARN
+// to describe it under.
+func (s *Server) find(ctx context.Context, name, qualifier *string) (f *controlplane.Function, v *controlplane.Version,
+	arn string, err error,
+) {
+	ref, err := s.function(name, qualifier, 256)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	err = s.DB.View(ctx, func(r store.Reader) error {
+		f, v, err = s.readVersion(r, ref)
+		return err
+	})
+	return f, v, s.functionARN(ref.Name, ref.Qualifier), err
+}
+
+// readVersion reads the version ref names; $LATEST if it has no qualifier.
+func (s *Server) readVersion(r store.Reader, ref reference) (*controlplane.Function, *controlplane.Version, error) {
+	f, err := s.readFunction(r, ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	if ref.Qualifier == "" || ref.Qualifier == controlplane.Latest {
+		return f, &f.Latest, nil
+	}
+	v, err := r.Version(ref.Name, ref.Qualifier)
+	if errdefs.IsNotFound(err) {
+		return nil, nil, notFound("Function not found: %s", s.functionARN(ref.Name, ref.Qualifier))
+	}
+	return f, &v, err
+}
+
+func (s *Server) readFunction(r store.Reader, ref reference) (*controlplane.Function, error) {
+	f, err := r.Function(ref.Name)
+	if errdefs.IsNotFound(err) {
+		return nil, notFound("Function not found: %s", s.functionARN(ref.Name, ref.Qualifier))
+	}
+	return &f, err
+}
+
+// editable is readFunction for a change: not of a function being deleted.
+func (s *Server) editable(r store.Reader, ref reference, revision *string) (*controlplane.Function, error) {
+	f, err := s.readFunction(r, ref)
+	if err != nil {
+		return nil, err
+	}
+	if f.Deleting {
+		return nil, functionState(types.StateDeleting)
+	}
+	if revision != nil && *revision != string(f.Latest.Revision) {
+		return nil, &exception{name: "PreconditionFailedException", status: http.StatusPreconditionFailed,
+			message: "The Revision Id provided does not match the latest Revision Id. Call the GetFunction/GetAlias API to " +
+				"retrieve the latest Revision Id"}
+	}
+	return f, nil
+}
+
+func functionState(state types.State) error {
+	return conflict("The operation cannot be performed at this time. The function is currently in the following state: '%s'", state)
+}
+
+func (s *Server) listFunctions(ctx context.Context, in *lambda.ListFunctionsInput) (*lambda.ListFunctionsOutput, error) {
+	var c constraints
+	between(&c, "maxItems", in.MaxItems, 1, 10000)
+	enum(&c, "functionVersion", in.FunctionVersion, in.FunctionVersion.Values())
+	if err := c.err(); err != nil {
+		return nil, err
+	}
+	var all []described
+	err := s.DB.View(ctx, func(r store.Reader) error {
+		functions, err := r.Functions()
+		if err != nil {
+			return err
+		}
+		all = nil
+		for i := range functions {
+			f := &functions[i]
+			all = append(all, described{key: string(f.Name) + "\x00", config: s.describe(f, &f.Latest, f.ARN)})
+			if in.FunctionVersion != types.FunctionVersionAll {
+				continue
+			}
+			all[len(all)-1].config = s.describe(f, &f.Latest, f.ARN+":"+string(controlplane.Latest))
+			versions, err := s.describeVersions(r, f)
+			if err != nil {
+				return err
+			}
+			all = append(all, versions...)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	some, next, err := page(all, described.order, in.Marker, in.MaxItems, 50)
+	if err != nil {
+		return nil, err
+	}
+	return &lambda.ListFunctionsOutput{Functions: listable(some), NextMarker: next}, nil
+}
+
+func (s *Server) deleteFunction(ctx context.Context, in *lambda.DeleteFunctionInput) (*lambda.DeleteFunctionOutput, error) {
+	ref, err := s.function(in.FunctionName, in.Qualifier, 256)
+	if err != nil {
+		return nil, err
+	}
+	switch q := ref.Qualifier; {
+	case q == controlplane.Latest:
+		return nil, invalidParameter("$LATEST version cannot be deleted without deleting the function.")
+	case q != "" && q != controlplane.LatestPublished && !numberPattern.MatchString(string(q)):
+		return nil, invalidParameter("Deletion of functions using an alias is not currently supported.")
+	}
+	err = s.update(ctx, func(w store.Writer) error {
+		f, err := s.readFunction(w, ref)
+		if err != nil {
+			return err
+		}
+		if ref.Qualifier != "" {
+			_, v, err := s.readVersion(w, ref)
+			if err != nil {
+				return err
+			}
+			return markDeleting(w, *v)
+		}
+		versions, err := w.Versions(f.Name)
+		if err != nil {
+			return err
+		}
+		for _, v := range versions {
+			if err := markDeleting(w, v); err != nil {
+				return err
+			}
+		}
+		f.Deleting = true
+		return w.PutFunction(*f)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &lambda.DeleteFunctionOutput{StatusCode: http.StatusAccepted}, nil
+}
+
+// markDeleting leaves the version to the reconcile loop, which removes it once
+// its environments are gone.
+func markDeleting(w store.Writer, v controlplane.Version) error {
+	v.State, v.ReasonCode, v.Reason = controlplane.VersionDeleting, "", ""
+	return w.PutVersion(v)
+}
+
+func (s *Server) updateFunctionConfiguration(ctx context.Context, in *lambda.UpdateFunctionConfigurationInput,
+) (*types.FunctionConfiguration, error) {
+	ref, err := s.unqualified(in.FunctionName)
+	if err != nil {
+		return nil, err
+	}
+	given := updateSettings(in)
+	if err := given.check(); err != nil {
+		return nil, err
+	}
+	revision, now := controlplane.Revision(uuid.NewString()), time.Now().UTC()
+	var f *controlplane.Function
+	err = s.update(ctx, func(w store.Writer) (err error) {
+		if f, err = s.editable(w, ref, in.RevisionId); err != nil {
+			return err
+		}
+		given.apply(&f.Latest.Config)
+		if err := s.checkConfig(&f.Latest.Config); err != nil {
+			return err
+		}
+		if given.provider != nil {
+			arn := *given.provider.LambdaManagedInstancesCapacityProviderConfig.CapacityProviderArn
+			if f.Provider, err = s.providerOf(arn); err != nil {
+				return err
+			}
+			f.Latest.Provider = f.Provider
+			if err := s.attach(w, f); err != nil {
+				return err
+			}
+		}
+		f.Latest.Revision, f.Latest.ModifiedAt = revision, now
+		return w.PutFunction(*f)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.describe(f, &f.Latest, f.ARN), nil
+}
+
+// unqualified reads a function's name for an operation on $LATEST.
+func (s *Server) unqualified(name *string) (reference, error) {
+	ref, err := s.function(name, nil, 140)
+	if err != nil {
+		return ref, err
+	}
+	if ref.Qualifier != "" && ref.Qualifier != controlplane.Latest {
+		return ref, invalidParameter("This operation is permitted on the $LATEST version of a function only.")
+	}
+	return reference{Name: ref.Name}, nil
+}

@@ -1,0 +1,140 @@
+// Package lambdaapi serves the AWS Lambda REST API: the paths, status codes,
+// shapes, error names and messages that AWS's SDKs and tools expect. It is the
+// only package that knows them. Beneath it everything speaks the vocabulary of
+// controlplane.
+//
+// # Model
+//
+// Wire types are those of aws-sdk-go-v2/service/lambda; one codec, led by the
+// SDK's schemas, reads requests into them and writes responses from them. One
+// table names every operation of the service: those served have a function, the
+// others answer 501 NotImplementedException with the operation's name, which no
+// AWS SDK retries. One table turns error classes into exceptions.
+//
+// A change is validated, then written to the store in one Update, then
+// announced by Config.Changed, then answered. States are moved on by the
+// reconcile loop. An invoke never touches the store: the Invoker resolves it.
+//
+// # Differences from AWS
+//
+//   - Every function has a capacity provider.
+//   - Unless Strict: memory below 2,048 MB, fractional vCPU, any ratio from 2 to
+//     8 GiB per vCPU, a minimum of 0 environments with a maximum above 0, and any
+//     runtime that has an image.
+//   - A function or version being deleted is still described, with State
+//     Deleting, until its environments are gone; then it is not found. A second
+//     delete of it is accepted.
+//   - An invoke of a version that is not Active is a ResourceConflictException
+//     that says the state. The Reason of a throttle is concurrency, cpu, memory,
+//     disk or capacity.
+//   - GetFunction has no Location to download the code from.
+//   - Signatures are not verified: any credentials are accepted.
+package lambdaapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"regexp"
+
+	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
+
+	"github.com/hearth-compute/hearth/controlplane"
+	"github.com/hearth-compute/hearth/controlplane/store"
+)
+
+// Invoker runs invocations: the router. Errors are the typed ones of
+// controlplane, or have a class.
+type Invoker interface {
+	Invoke(ctx context.Context, req controlplane.InvokeRequest) (controlplane.InvokeResult, error)
+}
+
+// Artifacts keeps code archives.
+type Artifacts interface {
+	// Put keeps content durably and returns its SHA-256 in hexadecimal and size.
+	Put(ctx context.Context, content []byte) (sha string, size int64, err error)
+}
+
+// Config is what a Server needs.
+type Config struct {
+	// AccountID, 12 digits, and Region are those of every ARN. Required.
+	AccountID, Region string
+	// Strict refuses what AWS refuses, see the package's differences.
+	Strict bool
+	// DB keeps what users ask for. Required.
+	DB store.DB
+	// Artifacts keeps function code. Required.
+	Artifacts Artifacts
+	// Invoker runs invocations. Required.
+	Invoker Invoker
+	// Changed is called after each write, before it is answered, and returns
+	// when routing includes the write, or when ctx is done. Nil means nobody cares.
+	Changed func(ctx context.Context)
+	// Runtimes reports whether a runtime has an image. Nil means that every
+	// runtime AWS knows has.
+	Runtimes func(name string) bool
+	// Logger gets what clients are not told. Required.
+	Logger *slog.Logger
+}
+
+func (c *Config) validate() error {
+	var faults []error
+	if !regexp.MustCompile(`^\d{12}$`).MatchString(c.AccountID) {
+		faults = append(faults, fmt.Errorf("account id %q is not 12 digits", c.AccountID))
+	}
+	if !regionPattern.MatchString(c.Region) {
+		faults = append(faults, fmt.Errorf("region %q is not like us-east-1", c.Region))
+	}
+	for name, missing := range map[string]bool{
+		"DB": c.DB == nil, "Artifacts": c.Artifacts == nil, "Invoker": c.Invoker == nil, "Logger": c.Logger == nil,
+	} {
+		if missing {
+			faults = append(faults, errors.New(name+" is missing"))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// Server is the API as an http.Handler. It may be called from everywhere at
+// once.
+type Server struct {
+	Config
+	mux *http.ServeMux
+}
+
+// New returns a Server. Its error names every fault of cfg.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("making the Lambda API: %w", err)
+	}
+	if cfg.Changed == nil {
+		cfg.Changed = func(context.Context) {}
+	}
+	if cfg.Runtimes == nil {
+		cfg.Runtimes = known
+	}
+	s := &Server{Config: cfg, mux: http.NewServeMux()}
+	s.route(s.operations())
+	return s, nil
+}
+
+// update writes and announces.
+func (s *Server) update(ctx context.Context, fn func(store.Writer) error) error {
+	if err := s.DB.Update(ctx, fn); err != nil {
+		return err
+	}
+	s.Changed(ctx)
+	return nil
+}
+
+// known reports whether AWS has a runtime of that name.
+func known(name string) bool {
+	for _, r := range types.Runtime("").Values() {
+		if string(r) == name {
+			return true
+		}
+	}
+	return false
+}
