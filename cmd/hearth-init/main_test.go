@@ -1,0 +1,216 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// role tells the test binary, run again as another process, what to be.
+const role = "HEARTH_INIT_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(role) {
+	case "":
+		os.Exit(m.Run())
+	case "init":
+		_ = os.Setenv(role, "command")
+		os.Exit(run(os.Args[1:], os.Stderr))
+	default:
+		os.Exit(command(os.Args[1:]))
+	}
+}
+
+// command is what init runs in these tests.
+func command(args []string) int {
+	switch args[0] {
+	case "exit":
+		code, _ := strconv.Atoi(args[1])
+		return code
+	case "die":
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	case "await": // tells which signal came
+		signals := make(chan os.Signal, 1)
+		signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+		fmt.Println("ready")
+		fmt.Println(<-signals)
+		return 5
+	case "show":
+		fmt.Println(os.Getpid(), os.Getppid(), os.Getuid(), strings.Join(args[1:], "|"))
+		return 0
+	case "orphans":
+		return orphans(args)
+	case "orphan": // starts a process that outlives it
+		if err := exec.Command(os.Args[0], "exit", "0").Start(); err != nil {
+			return 3
+		}
+		return 0
+	}
+	return 2
+}
+
+// orphans makes orphans and waits until init has taken each of them in and
+// reaped it: none of their numbers can be signalled any more.
+func orphans(args []string) int {
+	count, _ := strconv.Atoi(args[1])
+	for range count {
+		if err := exec.Command(os.Args[0], "orphan").Run(); err != nil {
+			return 4
+		}
+	}
+	deadline := time.NewTimer(10 * time.Second)
+	tick := time.NewTicker(10 * time.Millisecond)
+	for {
+		alive := 0
+		for pid := 2; pid < 5_000; pid++ { // numbers in a fresh namespace are small
+			if pid != os.Getpid() && unix.Tgkill(pid, pid, 0) == nil {
+				alive++
+			}
+		}
+		if alive == 0 {
+			return 0
+		}
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			fmt.Println(alive, "are left")
+			return 6
+		}
+	}
+}
+
+// start runs a file as hearth-init with the attributes attr.
+func start(t *testing.T, file string, attr *syscall.SysProcAttr, args ...string) (cmd *exec.Cmd, stdout io.Reader, stderr *bytes.Buffer) {
+	t.Helper()
+	cmd = exec.CommandContext(t.Context(), file, args...)
+	var err error
+	cmd.Env = append(os.Environ(), role+"=init")
+	cmd.SysProcAttr = attr
+	stderr = new(bytes.Buffer)
+	cmd.Stderr = stderr
+	stdout, err = cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd, stdout, stderr
+}
+
+// finish runs hearth-init to its end.
+func finish(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	return finishFile(t, self(t), nil, args...)
+}
+
+func finishFile(t *testing.T, file string, attr *syscall.SysProcAttr, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	cmd, out, errs := start(t, file, attr, args...)
+	content, err := io.ReadAll(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return wait(t, cmd), string(content), errs.String()
+}
+
+func wait(t *testing.T, cmd *exec.Cmd) int {
+	t.Helper()
+	var exit *exec.ExitError
+	if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode()
+}
+
+func self(t *testing.T) string {
+	t.Helper()
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestEndsWithTheCommandsExitCode(t *testing.T) {
+	t.Parallel()
+	for _, want := range []int{0, 1, 77, 255} {
+		if code, _, stderr := finish(t, "--", self(t), "exit", strconv.Itoa(want)); code != want || stderr != "" {
+			t.Errorf("got %d %q, want %d", code, stderr, want)
+		}
+	}
+}
+
+func TestASignalThatEndsTheCommandIsAddedTo128(t *testing.T) {
+	t.Parallel()
+	if code, _, _ := finish(t, "--", self(t), "die"); code != 137 {
+		t.Errorf("got %d, want 137", code)
+	}
+}
+
+func TestRunsTheFirstFileThatExists(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir() // a directory is no command
+	code, stdout, _ := finish(t, "--", "/nowhere:"+dir+":"+self(t)+":/bin/false", "show", "a b", "")
+	if code != 0 || !strings.HasSuffix(stdout, " a b|\n") {
+		t.Errorf("got %d %q", code, stdout)
+	}
+}
+
+func TestSaysInOneLineWhyItCannotRun(t *testing.T) {
+	t.Parallel()
+	plain := filepath.Join(t.TempDir(), "plain")
+	if err := os.WriteFile(plain, []byte("text"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"--", "/nowhere/a:/nowhere/b"}, 127, "/nowhere/a:/nowhere/b"},
+		{[]string{"--", plain}, 126, plain},
+		{[]string{"--"}, 64, "usage"},
+		{[]string{self(t), "exit", "0"}, 64, "usage"},
+		{nil, 64, "usage"},
+	} {
+		code, _, stderr := finish(t, c.args...)
+		if code != c.code || !strings.Contains(stderr, c.says) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%q: got %d %q, want %d and one line with %s", c.args, code, stderr, c.code, c.says)
+		}
+	}
+}
+
+func TestForwardsSignals(t *testing.T) {
+	t.Parallel()
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		cmd, stdout, _ := start(t, self(t), nil, "--", self(t), "await")
+		lines := bufio.NewScanner(stdout)
+		if !lines.Scan() || lines.Text() != "ready" {
+			t.Fatalf("the command said %q", lines.Text())
+		}
+		if err := cmd.Process.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
+		if !lines.Scan() || lines.Text() != sig.String() {
+			t.Errorf("the command got %q, want %s", lines.Text(), sig)
+		}
+		if code := wait(t, cmd); code != 5 {
+			t.Errorf("ended with %d, want 5", code)
+		}
+	}
+}
