@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"time"
 
@@ -77,9 +78,9 @@ func (t joinTokens) NewJoinToken(ctx context.Context, p controlplane.ProviderNam
 }
 
 // newOperator makes the operators' gRPC server with health and reflection.
-func newOperator(loop *reconcile.Loop, tokens *sessions.Tokens) *grpc.Server {
+func newOperator(loop *reconcile.Loop, tokens *sessions.Tokens, log *slog.Logger) *grpc.Server {
 	g := grpc.NewServer()
-	operatorv1.RegisterOperatorServiceServer(g, operator.New(loop, loop, joinTokens{tokens}))
+	operatorv1.RegisterOperatorServiceServer(g, operator.New(loop, loop, joinTokens{tokens}, log))
 	grpc_health_v1.RegisterHealthServer(g, health.NewServer())
 	reflection.Register(g)
 	return g

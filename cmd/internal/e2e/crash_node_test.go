@@ -1,0 +1,430 @@
+//go:build node
+
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// processes finds this stack's processes of a binary.
+func (s *stack) processes(binary string, args ...string) []int {
+	s.t.Helper()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var pids []int
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		cmdline, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if err != nil {
+			continue
+		}
+		words := strings.Split(string(cmdline), "\x00")
+		if filepath.Base(words[0]) != binary || !containsAll(string(cmdline), append(args, s.dir)...) {
+			continue
+		}
+		pids = append(pids, pid)
+	}
+	return pids
+}
+
+func containsAll(s string, parts ...string) bool {
+	for _, p := range parts {
+		if !strings.Contains(s, p) {
+			return false
+		}
+	}
+	return true
+}
+
+// functions finds the host's pids of the function's processes: those whose
+// command is the bootstrap and whose cgroup is ours.
+func (s *stack) functions() []int {
+	s.t.Helper()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var pids []int
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		cmdline, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		cgroup, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cgroup"))
+		if strings.HasPrefix(string(cmdline), "/var/task/bootstrap") && strings.Contains(string(cgroup), "/hearth/") {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+func kill(t *testing.T, pids ...int) {
+	t.Helper()
+	if len(pids) == 0 {
+		t.Fatal("nothing to kill")
+	}
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// environment is a line of "hearth ps -o json".
+type environment struct {
+	ID       string `json:"id"`
+	Instance string `json:"instance"`
+	State    string `json:"state"`
+	Sandbox  string `json:"sandbox_id"`
+	InFlight int    `json:"in_flight"`
+}
+
+func (s *stack) ps() []environment {
+	s.t.Helper()
+	var ps struct {
+		Environments []environment `json:"environments"`
+	}
+	s.hearth(&ps, "ps")
+	return ps.Environments
+}
+
+// allReady waits until n environments are ready, on connected instances.
+func (s *stack) allReady(n int, limit time.Duration) {
+	s.t.Helper()
+	s.eventually(limit, fmt.Sprintf("%d environments to be ready", n), func() error {
+		envs := s.ps()
+		for _, e := range envs {
+			if e.State != "Ready" {
+				return fmt.Errorf("%s is %s", e.ID, e.State)
+			}
+		}
+		if len(envs) != n {
+			return fmt.Errorf("there are %d", len(envs))
+		}
+		return nil
+	})
+}
+
+// TestKilledFunctionIsReplaced: kill -9 of a function's process. Invokes on
+// the others go on without an error; the environment comes back.
+func TestKilledFunctionIsReplaced(t *testing.T) {
+	s := up(t)
+	s.provider("p", "subnet-a", "subnet-b", "subnet-c")
+	s.function("f", "p", concurrency(4))
+	var wg sync.WaitGroup
+	var failed, ok atomic.Int64
+	for range 6 {
+		wg.Go(func() {
+			_, out, err := s.invoke(t.Context(), "f", event{SleepMS: 3000})
+			switch {
+			case err == nil:
+				ok.Add(1)
+			case out != nil && strings.Contains(string(out.Payload), "Runtime.ExitError"):
+				failed.Add(1)
+			default:
+				t.Errorf("unexpected: %v", err)
+			}
+		})
+	}
+	s.eventually(3*time.Second, "six invokes in flight", func() error {
+		n := 0
+		for _, e := range s.ps() {
+			n += e.InFlight
+		}
+		if n != 6 {
+			return fmt.Errorf("%d are", n)
+		}
+		return nil
+	})
+	begin := time.Now()
+	kill(t, s.functions()[0])
+	wg.Wait()
+	if failed.Load() != 2 || ok.Load() != 4 {
+		t.Errorf("%d invokes failed and %d succeeded; want the 2 of the killed process and the 4 of the others", failed.Load(), ok.Load())
+	}
+	s.allReady(3, 20*time.Second)
+	t.Logf("three ready again %v after the kill", time.Since(begin).Round(time.Millisecond))
+	for range 12 {
+		if _, _, err := s.invoke(t.Context(), "f", event{}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestKilledAgentComesBack: kill -9 of an agent while invokes run. Those it
+// ran are lost to their callers, never run twice; the others go on; the agent
+// is started again and its environments are replaced.
+func TestKilledAgentComesBack(t *testing.T) {
+	s := up(t)
+	count := outside(t)
+	s.provider("p", "subnet-a", "subnet-b", "subnet-c")
+	s.function("f", "p", concurrency(1))
+	victims := s.processes("hearth-agent")
+	if len(victims) != 3 {
+		t.Fatalf("%d agents, want 3", len(victims))
+	}
+	var wg sync.WaitGroup
+	var lost, ok atomic.Int64
+	for i := range 3 {
+		wg.Go(func() {
+			_, _, err := s.invoke(t.Context(), "f", event{Dial: count.address, Say: fmt.Sprint(i), SleepMS: 4000})
+			switch {
+			case err == nil:
+				ok.Add(1)
+			case code(err) == "ServiceException":
+				lost.Add(1)
+			default:
+				t.Errorf("invoke %d: %v", i, err)
+			}
+		})
+	}
+	s.eventually(3*time.Second, "three side effects", func() error {
+		if n := count.total(); n != 3 {
+			return fmt.Errorf("%d so far", n)
+		}
+		return nil
+	})
+	begin := time.Now()
+	kill(t, victims[0])
+	wg.Wait()
+	if lost.Load() != 1 || ok.Load() != 2 {
+		t.Errorf("%d lost and %d succeeded; want 1 and 2", lost.Load(), ok.Load())
+	}
+	for who, n := range count.counts() {
+		if n != 1 {
+			t.Errorf("event %s was executed %d times", who, n)
+		}
+	}
+	s.eventually(20*time.Second, "the agent to come back", func() error {
+		if n := len(s.processes("hearth-agent")); n != 3 {
+			return fmt.Errorf("%d agents", n)
+		}
+		return nil
+	})
+	s.allReady(3, 30*time.Second)
+	t.Logf("three ready again %v after the kill", time.Since(begin).Round(time.Millisecond))
+	s.eventually(10*time.Second, "invokes on all three", func() error {
+		seen := map[string]bool{}
+		for range 9 {
+			a, _, err := s.invoke(t.Context(), "f", event{})
+			if err != nil {
+				return err
+			}
+			seen[a.Environment] = true
+		}
+		if len(seen) != 3 {
+			return fmt.Errorf("%d environments answered", len(seen))
+		}
+		return nil
+	})
+}
+
+// TestKilledControlComesBack: kill -9 of hearth-control. No environment
+// notices; the function is invocable again without help.
+func TestKilledControlComesBack(t *testing.T) {
+	s := up(t)
+	s.provider("p", "subnet-a", "subnet-b", "subnet-c")
+	s.function("f", "p", concurrency(4))
+	before := map[int]bool{}
+	for _, pid := range s.functions() {
+		before[pid] = true
+	}
+	begin := time.Now()
+	kill(t, s.processes("hearth-control")...)
+	s.eventually(20*time.Second, "an invoke to succeed", func() error {
+		_, _, err := s.invoke(t.Context(), "f", event{})
+		return err
+	})
+	t.Logf("invocable again %v after the kill", time.Since(begin).Round(time.Millisecond))
+	s.allReady(3, 20*time.Second)
+	after := s.functions()
+	for _, pid := range after {
+		if !before[pid] {
+			t.Errorf("process %d of the function is new", pid)
+		}
+	}
+	if len(after) != 3 || len(before) != 3 {
+		t.Errorf("%d function processes before and %d after, want 3", len(before), len(after))
+	}
+	f, err := s.lambda.GetFunction(t.Context(), getFunction("f"))
+	if err != nil || aws.ToString(f.Configuration.FunctionName) != "f" {
+		t.Errorf("the function after the restart: %v", err)
+	}
+}
+
+// TestStoppedAgentFinishesWhatRuns: SIGTERM ends an agent in order, what it runs
+// finishes, its containers stay, and the next agent replaces them, new first.
+func TestStoppedAgentFinishesWhatRuns(t *testing.T) {
+	s := up(t)
+	s.provider("p", "subnet-a")
+	s.function("f", "p", concurrency(1)) // 3 environments on the instances of one zone
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			if _, _, err := s.invoke(t.Context(), "f", event{SleepMS: 3000}); err != nil {
+				t.Errorf("an invoke that ran when the agent was stopped: %v", err)
+			}
+		})
+	}
+	s.eventually(3*time.Second, "three in flight", func() error {
+		for _, e := range s.ps() {
+			if e.InFlight != 1 {
+				return errors.New("not all")
+			}
+		}
+		return nil
+	})
+	for _, pid := range s.processes("hearth-agent") {
+		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wg.Wait()
+	s.allReady(3, 30*time.Second)
+	s.eventually(10*time.Second, "an invoke", func() error {
+		_, _, err := s.invoke(t.Context(), "f", event{})
+		return err
+	})
+}
+
+// TestNothingIsLeftAfterKillingEverything: kill -9 of every process of ours,
+// then one hearth up and stop.
+func TestNothingIsLeftAfterKillingEverything(t *testing.T) {
+	s := up(t)
+	s.provider("p", "subnet-a", "subnet-b", "subnet-c")
+	s.function("f", "p", nil)
+	up := s.cmd.Process.Pid
+	kill(t, append(append([]int{up}, s.processes("hearth-control")...), s.processes("hearth-agent")...)...)
+	<-s.exited
+	kill(t, s.functions()...)
+	s.start()
+	s.eventually(30*time.Second, "an invoke of the function that was there", func() error {
+		_, _, err := s.invoke(t.Context(), "f", event{})
+		return err
+	})
+	// stop, at the end of the test, finds nothing left.
+}
+
+// counter counts lines by their text, outside of everything of ours: in a
+// network namespace that only a route leads to.
+type counter struct {
+	address string
+	mu      sync.Mutex
+	lines   map[string]int
+}
+
+func (c *counter) counts() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make(map[string]int, len(c.lines))
+	for k, v := range c.lines {
+		out[k] = v
+	}
+	return out
+}
+
+func (c *counter) total() int {
+	n := 0
+	for _, v := range c.counts() {
+		n += v
+	}
+	return n
+}
+
+// outside makes the namespace and serves a counter in it.
+func outside(t *testing.T) *counter {
+	t.Helper()
+	const hostAddr, outAddr = "10.212.0.1/30", "10.212.0.2/30"
+	runtime.LockOSThread()
+	home, err := netns.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns, err := netns.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lis, lerr := net.Listen("tcp", "0.0.0.0:7777")
+	if err := errors.Join(lerr, netns.Set(home)); err != nil {
+		t.Fatal(err)
+	}
+	runtime.UnlockOSThread()
+	link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "hearthe2e0"}, PeerName: "hearthe2e1", PeerNamespace: netlink.NsFd(ns)}
+	inside, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(netlink.LinkAdd(link), address(&netlink.Handle{}, "hearthe2e0", hostAddr), address(inside, "hearthe2e1", outAddr)); err != nil {
+		t.Fatal(err)
+	}
+	c := &counter{address: "10.212.0.2:7777", lines: map[string]int{}}
+	var wg sync.WaitGroup
+	wg.Go(func() { c.serve(lis, &wg) })
+	t.Cleanup(func() {
+		_ = lis.Close()
+		wg.Wait()
+		if err := errors.Join(netlink.LinkDel(link), ns.Close(), home.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+func address(h *netlink.Handle, name, cidr string) error {
+	l, err := h.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	a, err := netlink.ParseAddr(cidr)
+	if err != nil {
+		return err
+	}
+	return errors.Join(h.AddrAdd(l, a), h.LinkSetUp(l))
+}
+
+func (c *counter) serve(lis net.Listener, wg *sync.WaitGroup) {
+	for {
+		conn, err := lis.Accept()
+		if err != nil {
+			return
+		}
+		wg.Go(func() {
+			defer func() { _ = conn.Close() }()
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+			defer stop()
+			line, err := bufio.NewReader(conn).ReadString('\n')
+			if err != nil {
+				return
+			}
+			c.mu.Lock()
+			c.lines[strings.TrimSpace(line)]++
+			c.mu.Unlock()
+		})
+	}
+}

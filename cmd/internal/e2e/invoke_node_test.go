@@ -1,0 +1,223 @@
+//go:build node
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
+	"github.com/aws/smithy-go"
+)
+
+// TestConcurrentInvokesOverThreeZones: 64 at once, 32 slots each in 3
+// environments, every one of which works in parallel in a single process.
+func TestConcurrentInvokesOverThreeZones(t *testing.T) {
+	s := up(t)
+	s.provider("p", "subnet-a", "subnet-b", "subnet-c")
+	s.function("f", "p", concurrency(32))
+	const callers = 64
+	answers := make([]answer, callers)
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			var err error
+			if answers[i], _, err = s.invoke(t.Context(), "f", event{SleepMS: 1500}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	ids := map[string]bool{}
+	type seen struct {
+		peak, started int64
+		pids          map[int]bool
+	}
+	environments := map[string]*seen{}
+	for _, a := range answers {
+		ids[a.RequestID] = true
+		e := environments[a.Environment]
+		if e == nil {
+			e = &seen{pids: map[int]bool{}}
+			environments[a.Environment] = e
+		}
+		e.peak, e.started, e.pids[a.PID] = max(e.peak, a.Peak), max(e.started, a.Started), true
+	}
+	if len(ids) != callers {
+		t.Errorf("%d distinct request ids of %d", len(ids), callers)
+	}
+	if len(environments) != 3 {
+		t.Errorf("%d environments answered, want 3", len(environments))
+	}
+	for name, e := range environments {
+		if e.peak < 16 || e.peak > 32 || e.started != 1 || len(e.pids) != 1 {
+			t.Errorf("%s: peak %d (want 16 to 32), %d process starts in %d processes (want 1)", name, e.peak, e.started, len(e.pids))
+		}
+	}
+	var ps struct {
+		Environments []struct{ Zone, State string } `json:"environments"`
+	}
+	s.hearth(&ps, "ps")
+	zones := map[string]int{}
+	for _, e := range ps.Environments {
+		zones[e.Zone]++
+	}
+	if len(ps.Environments) != 3 || len(zones) != 3 {
+		t.Errorf("hearth ps has %+v, want one environment in each zone", ps.Environments)
+	}
+}
+
+// TestTheFourthOfThreeSlotsIsThrottled: limit 1, 3 environments.
+func TestTheFourthOfThreeSlotsIsThrottled(t *testing.T) {
+	s := up(t)
+	s.provider("p", "subnet-a", "subnet-b", "subnet-c")
+	s.function("f", "p", concurrency(1))
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			if _, _, err := s.invoke(t.Context(), "f", event{SleepMS: 4000}); err != nil {
+				t.Errorf("one of the three: %v", err)
+			}
+		})
+	}
+	s.eventually(3*time.Second, "three invokes in flight", func() error {
+		var ps struct {
+			Environments []struct {
+				InFlight int `json:"in_flight"`
+			} `json:"environments"`
+		}
+		s.hearth(&ps, "ps")
+		for _, e := range ps.Environments {
+			if e.InFlight != 1 {
+				return errors.New("not all are busy")
+			}
+		}
+		return nil
+	})
+	begin := time.Now()
+	_, _, err := s.invoke(t.Context(), "f", event{})
+	var throttled *types.TooManyRequestsException
+	if !errors.As(err, &throttled) {
+		t.Fatalf("the fourth: got %v, want TooManyRequestsException", err)
+	}
+	if !strings.Contains(string(throttled.Reason)+throttled.ErrorMessage(), "oncurren") || aws.ToString(throttled.RetryAfterSeconds) == "" {
+		t.Errorf("the fourth: reason %q, message %q, retry after %q; want concurrency and a time",
+			throttled.Reason, throttled.ErrorMessage(), aws.ToString(throttled.RetryAfterSeconds))
+	}
+	t.Logf("refused after %v: %v", time.Since(begin), throttled)
+	wg.Wait()
+	if _, _, err := s.invoke(t.Context(), "f", event{}); err != nil {
+		t.Errorf("the next: %v", err)
+	}
+}
+
+// TestPayloadLimits: 6 MB each way and not a byte more.
+func TestPayloadLimits(t *testing.T) {
+	s := up(t)
+	s.provider("p", "subnet-a")
+	s.function("f", "p", nil)
+	const limit = 6 << 20
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+
+	frame := len(`{"Pad":""}`)
+	body := func(n int) []byte { return []byte(`{"Pad":"` + strings.Repeat("x", n-frame) + `"}`) }
+	raw := func(payload []byte) (*lambda.InvokeOutput, error) {
+		return s.lambda.Invoke(ctx, &lambda.InvokeInput{FunctionName: aws.String("f"), Payload: payload})
+	}
+	out, err := raw(body(limit))
+	if err != nil || out.FunctionError != nil || !strings.Contains(string(out.Payload), `"Padded":6291446`) {
+		t.Errorf("6 MB request: %v, %.200s", err, payloadOf(out))
+	}
+	_, err = raw(body(limit + 1))
+	var tooLarge *types.RequestTooLargeException
+	if !errors.As(err, &tooLarge) {
+		t.Errorf("6 MB and 1 byte: got %v, want RequestTooLargeException", err)
+	}
+
+	a, out, err := s.invoke(ctx, "f", event{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = a
+	rest := len(out.Payload) // the answer around an empty body
+	_, out, err = s.invoke(ctx, "f", event{Size: limit - rest})
+	if err != nil || len(out.Payload) != limit {
+		t.Errorf("6 MB response: %v, %d bytes", err, len(payloadOf(out)))
+	}
+	_, out, err = s.invoke(ctx, "f", event{Size: limit - rest + 200}) // AWS allows 100 bytes for the envelope
+	if out == nil || aws.ToString(out.FunctionError) != "Unhandled" || !strings.Contains(string(out.Payload), "Function.ResponseSizeTooLarge") {
+		t.Errorf("a larger response: %v, %.200s; want Function.ResponseSizeTooLarge", err, payloadOf(out))
+	}
+	if _, _, err := s.invoke(ctx, "f", event{}); err != nil {
+		t.Errorf("after it: %v", err)
+	}
+}
+
+func payloadOf(out *lambda.InvokeOutput) []byte {
+	if out == nil {
+		return nil
+	}
+	return out.Payload
+}
+
+// TestATimeoutLeavesSiblingsAlone: the caller is answered at the deadline, the
+// environment lives on.
+func TestATimeoutLeavesSiblingsAlone(t *testing.T) {
+	s := up(t)
+	s.provider("p", "subnet-a")
+	s.function("f", "p", func(in *lambda.CreateFunctionInput) { in.Timeout = aws.Int32(2) })
+	if _, err := s.lambda.PutFunctionScalingConfig(t.Context(), &lambda.PutFunctionScalingConfigInput{
+		FunctionName: aws.String("f"), Qualifier: aws.String("$LATEST.PUBLISHED"),
+		FunctionScalingConfig: &types.FunctionScalingConfig{MinExecutionEnvironments: aws.Int32(1), MaxExecutionEnvironments: aws.Int32(1)},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually(20*time.Second, "one environment", func() error {
+		var ps struct {
+			Environments []struct{ State string } `json:"environments"`
+		}
+		s.hearth(&ps, "ps")
+		if len(ps.Environments) != 1 {
+			return errors.New("not one")
+		}
+		return nil
+	})
+	before, _, err := s.invoke(t.Context(), "f", event{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, out, err := s.invoke(t.Context(), "f", event{SleepMS: 3500})
+		if out == nil || !strings.Contains(string(out.Payload), "Task timed out after 2.00 seconds") {
+			t.Errorf("got %v, %s; want a time-out", err, payloadOf(out))
+		}
+	})
+	wg.Go(func() {
+		if _, _, err := s.invoke(t.Context(), "f", event{SleepMS: 1500}); err != nil {
+			t.Errorf("the sibling: %v", err)
+		}
+	})
+	wg.Wait()
+	time.Sleep(2 * time.Second) // the late answer arrives meanwhile
+	after, _, err := s.invoke(t.Context(), "f", event{})
+	if err != nil || after.PID != before.PID || after.Started != before.Started || after.Environment != before.Environment {
+		t.Errorf("after the late answer: %+v, %v; want the same process as %+v", after, err, before)
+	}
+}
+
+// code is the error code of an AWS error.
+func code(err error) string {
+	var api smithy.APIError
+	if errors.As(err, &api) {
+		return api.ErrorCode()
+	}
+	return ""
+}

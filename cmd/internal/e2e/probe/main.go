@@ -1,0 +1,109 @@
+// Command probe is the function the system tests run: it sleeps, echoes,
+// answers any size, dials, crashes, and counts how often its process started.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/aws/aws-lambda-go/lambda"
+	"github.com/aws/aws-lambda-go/lambdacontext"
+)
+
+// Event says what to do, in the order of the fields.
+type Event struct {
+	// Dial connects to this address and sends Say.
+	Dial, Say string
+	// SleepMS waits.
+	SleepMS int
+	// Crash ends the process.
+	Crash bool
+	// Fail answers an error.
+	Fail string
+	// Size answers a string of this many bytes.
+	Size int
+	// Pad is only there to make the event large.
+	Pad string
+}
+
+// Answer says what happened.
+type Answer struct {
+	RequestID   string
+	Environment string
+	PID         int
+	Started     int64
+	InFlight    int64
+	Peak        int64
+	Padded      int
+	Body        string
+	Revision    string
+}
+
+type state struct {
+	started        int64
+	inFlight, peak atomic.Int64
+}
+
+func (s *state) handle(ctx context.Context, e Event) (*Answer, error) {
+	n := s.inFlight.Add(1)
+	defer s.inFlight.Add(-1)
+	for p := s.peak.Load(); n > p && !s.peak.CompareAndSwap(p, n); p = s.peak.Load() {
+	}
+	if e.Dial != "" {
+		if err := dial(ctx, e.Dial, e.Say); err != nil {
+			return nil, err
+		}
+	}
+	time.Sleep(time.Duration(e.SleepMS) * time.Millisecond)
+	if e.Crash {
+		os.Exit(3)
+	}
+	if e.Fail != "" {
+		return nil, errors.New(e.Fail)
+	}
+	a := &Answer{
+		Environment: os.Getenv("AWS_LAMBDA_LOG_STREAM_NAME"), PID: os.Getpid(), Started: s.started,
+		InFlight: n, Peak: s.peak.Load(), Padded: len(e.Pad), Body: strings.Repeat("x", e.Size), Revision: os.Getenv("REVISION"),
+	}
+	if lc, ok := lambdacontext.FromContext(ctx); ok {
+		a.RequestID = lc.AwsRequestID
+	}
+	return a, nil
+}
+
+func dial(ctx context.Context, address, say string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*time.Second, errors.New("nobody answered in 2 s"))
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	_, err = fmt.Fprintln(conn, say)
+	return err
+}
+
+func main() {
+	f, err := os.OpenFile("/tmp/starts", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "probe:", err)
+		os.Exit(1)
+	}
+	if _, err := f.Write([]byte{'.'}); err != nil {
+		fmt.Fprintln(os.Stderr, "probe:", err)
+		os.Exit(1)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "probe:", err)
+		os.Exit(1)
+	}
+	s := &state{started: info.Size()}
+	lambda.Start(s.handle)
+}

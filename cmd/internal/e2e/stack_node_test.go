@@ -1,0 +1,398 @@
+//go:build node
+
+package e2e
+
+import (
+	"archive/zip"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
+
+	"github.com/hearth-compute/hearth/sandbox/leftovers"
+)
+
+const (
+	containerdSocket = "/run/containerd/containerd.sock"
+	account          = "123456789012"
+	region           = "us-east-1"
+	role             = "arn:aws:iam::123456789012:role/any"
+	// pool is not the default one, so that a "hearth up" of a person on this
+	// machine is not disturbed.
+	pool = "10.211.0.0/16"
+)
+
+// bins holds the binaries, built once.
+var bins string //nolint:gochecknoglobals // set by TestMain
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		if missing() != "" {
+			return m.Run()
+		}
+		dir, err := os.MkdirTemp("", "hearth-e2e-bin-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer func() { _ = os.RemoveAll(dir) }()
+		build := exec.Command("go", "build", "-o", dir+"/", "../../hearth", "../../hearth-agent", "../../hearth-control", "../../hearth-init", "./probe")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		build.Stdout, build.Stderr = os.Stdout, os.Stderr
+		if err := build.Run(); err != nil {
+			fmt.Fprintln(os.Stderr, "building the binaries:", err)
+			return 1
+		}
+		bins = dir
+		return m.Run()
+	}())
+}
+
+// missing says what these tests lack; empty if nothing.
+func missing() string {
+	if os.Getuid() != 0 {
+		return "not root"
+	}
+	if _, err := os.Stat(containerdSocket); err != nil {
+		return "no containerd: " + err.Error()
+	}
+	return ""
+}
+
+// stack is a running "hearth up" and a client of it.
+type stack struct {
+	t        *testing.T
+	dir      string
+	flags    []string
+	api      string
+	metrics  string
+	operator string
+	lambda   *lambda.Client
+	cmd      *exec.Cmd
+	exited   chan error
+	before   leftovers.State
+	scope    leftovers.Scope
+	log      *os.File
+}
+
+// up starts a stack. It is stopped at the end of the test, which fails if
+// anything is left.
+func up(t *testing.T, flags ...string) *stack {
+	t.Helper()
+	if why := missing(); why != "" {
+		t.Skip(why)
+	}
+	dir := filepath.Join(t.TempDir(), "data")
+	s := &stack{t: t, dir: dir, scope: leftovers.Scope{
+		Containerd: containerdSocket, Prefix: "hearth", DataDirs: []string{dir}, Cgroups: []string{"/hearth"},
+		Subnets: []netip.Prefix{netip.MustParsePrefix(pool)},
+	}}
+	s.before = s.left()
+	ports := freeAddresses(t, 4)
+	s.api, s.operator, s.metrics = "http://"+ports[0], ports[2], "http://"+ports[3]
+	s.flags = append([]string{
+		"up", "--data-dir", dir, "--listen", ports[0], "--agent-listen", ports[1], "--operator-listen", ports[2],
+		"--metrics-listen", ports[3], "--local-subnet-pool", pool, "--runtime-image", "provided.al2023=builtin:static",
+	}, flags...)
+	s.lambda = lambda.New(lambda.Options{
+		Region: region, BaseEndpoint: aws.String(s.api),
+		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+			return aws.Credentials{AccessKeyID: "any", SecretAccessKey: "any"}, nil
+		}),
+		Retryer:    aws.NopRetryer{},
+		HTTPClient: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 128}},
+	})
+	var err error
+	if s.log, err = os.CreateTemp(t.TempDir(), "hearth-up-*.log"); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	t.Cleanup(func() {
+		s.stop()
+		if t.Failed() {
+			s.tail()
+		}
+	})
+	return s
+}
+
+func freeAddresses(t *testing.T, n int) []string {
+	t.Helper()
+	var out []string
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+		out = append(out, l.Addr().String())
+	}
+	return out
+}
+
+func (s *stack) start() {
+	s.t.Helper()
+	s.cmd = exec.Command(filepath.Join(bins, "hearth"), s.flags...)
+	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.exited = make(chan error, 1)
+	go func(cmd *exec.Cmd, exited chan<- error) { exited <- cmd.Wait() }(s.cmd, s.exited)
+	s.eventually(time.Minute, "hearth up to be ready", func() error {
+		select {
+		case err := <-s.exited:
+			s.exited <- err
+			s.tail()
+			s.t.Fatalf("hearth up ended: %v", err)
+		default:
+		}
+		return s.get("/readyz")
+	})
+}
+
+func (s *stack) get(path string) error {
+	resp, err := http.Get(s.metrics + path) //nolint:noctx // bounded by eventually
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", path, resp.Status)
+	}
+	return nil
+}
+
+// stop asks hearth up to tear everything down and checks that it did.
+func (s *stack) stop() {
+	s.t.Helper()
+	if s.cmd == nil {
+		return
+	}
+	_ = s.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case err := <-s.exited:
+		if err != nil {
+			s.t.Errorf("hearth up ended with %v", err)
+		}
+	case <-time.After(2 * time.Minute):
+		s.t.Errorf("hearth up did not stop in 2 minutes")
+		_ = s.cmd.Process.Kill()
+	}
+	s.cmd = nil
+	if left := leftovers.Diff(s.before, s.left()); len(left) > 0 {
+		s.t.Errorf("left behind:\n  %s", strings.Join(left, "\n  "))
+	}
+}
+
+func (s *stack) left() leftovers.State {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	state, err := leftovers.Snapshot(ctx, s.scope)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return state
+}
+
+// tail prints the end of the log.
+func (s *stack) tail() {
+	data, err := os.ReadFile(s.log.Name())
+	if err != nil {
+		return
+	}
+	const most = 12 << 10
+	if len(data) > most {
+		data = data[len(data)-most:]
+	}
+	s.t.Logf("the end of the log:\n%s", data)
+}
+
+func (s *stack) eventually(limit time.Duration, what string, ok func() error) {
+	s.t.Helper()
+	deadline := time.Now().Add(limit)
+	for {
+		err := ok()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("waited %v for %s: %v", limit, what, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// archive zips the probe as a bootstrap.
+func archive(t *testing.T, name string) []byte {
+	t.Helper()
+	body, err := os.ReadFile(filepath.Join(bins, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var buf bytes.Buffer
+	z := zip.NewWriter(&buf)
+	h := &zip.FileHeader{Name: "bootstrap", Method: zip.Deflate}
+	h.SetMode(0o755)
+	w, err := z.CreateHeader(h)
+	if err == nil {
+		_, err = w.Write(body)
+	}
+	if err := errors.Join(err, z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+func providerARN(name string) string {
+	return "arn:aws:lambda:" + region + ":" + account + ":capacity-provider:" + name
+}
+
+// provider creates a capacity provider with a subnet for each zone.
+func (s *stack) provider(name string, zones ...string) {
+	s.t.Helper()
+	_, err := s.lambda.CreateCapacityProvider(s.t.Context(), &lambda.CreateCapacityProviderInput{
+		CapacityProviderName: aws.String(name),
+		PermissionsConfig:    &types.CapacityProviderPermissionsConfig{CapacityProviderOperatorRoleArn: aws.String(role)},
+		VpcConfig:            &types.CapacityProviderVpcConfig{SubnetIds: zones, SecurityGroupIds: []string{}},
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.eventually(5*time.Second, "the provider to be Active", func() error {
+		p, err := s.lambda.GetCapacityProvider(s.t.Context(), &lambda.GetCapacityProviderInput{CapacityProviderName: aws.String(name)})
+		if err != nil {
+			return err
+		}
+		if p.CapacityProvider.State != types.CapacityProviderStateActive {
+			return fmt.Errorf("state %s", p.CapacityProvider.State)
+		}
+		return nil
+	})
+}
+
+// function creates a function that runs the probe, published to $LATEST.PUBLISHED.
+func (s *stack) function(name, provider string, edit func(*lambda.CreateFunctionInput)) {
+	s.t.Helper()
+	in := &lambda.CreateFunctionInput{
+		FunctionName: aws.String(name), Role: aws.String(role), Runtime: types.RuntimeProvidedal2023,
+		Handler: aws.String("bootstrap"), Code: &types.FunctionCode{ZipFile: archive(s.t, "probe")},
+		MemorySize: aws.Int32(512), Timeout: aws.Int32(30), Publish: true,
+		PublishTo: types.FunctionVersionLatestPublishedLatestPublished,
+		CapacityProviderConfig: &types.CapacityProviderConfig{
+			LambdaManagedInstancesCapacityProviderConfig: &types.LambdaManagedInstancesCapacityProviderConfig{
+				CapacityProviderArn: aws.String(providerARN(provider)),
+			},
+		},
+	}
+	if edit != nil {
+		edit(in)
+	}
+	if _, err := s.lambda.CreateFunction(s.t.Context(), in); err != nil {
+		s.t.Fatal(err)
+	}
+	s.active(name)
+}
+
+// concurrency sets PerExecutionEnvironmentMaxConcurrency.
+func concurrency(n int32) func(*lambda.CreateFunctionInput) {
+	return func(in *lambda.CreateFunctionInput) {
+		in.CapacityProviderConfig.LambdaManagedInstancesCapacityProviderConfig.PerExecutionEnvironmentMaxConcurrency = aws.Int32(n)
+	}
+}
+
+// active waits until what was published to $LATEST.PUBLISHED runs.
+func (s *stack) active(name string) {
+	s.t.Helper()
+	s.eventually(time.Minute, name+" to be Active", func() error {
+		f, err := s.lambda.GetFunctionConfiguration(s.t.Context(), &lambda.GetFunctionConfigurationInput{
+			FunctionName: aws.String(name), Qualifier: aws.String("$LATEST.PUBLISHED"),
+		})
+		if err != nil {
+			return err
+		}
+		if f.State == types.StateFailed {
+			s.t.Fatalf("%s is Failed: %s: %s", name, f.StateReasonCode, aws.ToString(f.StateReason))
+		}
+		if f.State != types.StateActive || f.LastUpdateStatus == types.LastUpdateStatusInProgress {
+			return fmt.Errorf("state %s, update %s: %s", f.State, f.LastUpdateStatus, aws.ToString(f.StateReason))
+		}
+		return nil
+	})
+}
+
+// event is what the probe takes.
+type event struct {
+	Dial, Say string
+	SleepMS   int
+	Crash     bool
+	Fail      string
+	Size      int
+	Pad       string
+}
+
+// answer is what it returns.
+type answer struct {
+	RequestID   string
+	Environment string
+	PID         int
+	Started     int64
+	InFlight    int64
+	Peak        int64
+	Padded      int
+	Body        string
+	Revision    string
+}
+
+// invoke runs the probe once.
+func (s *stack) invoke(ctx context.Context, name string, e event) (answer, *lambda.InvokeOutput, error) {
+	payload, err := json.Marshal(e)
+	if err != nil {
+		return answer{}, nil, err
+	}
+	out, err := s.lambda.Invoke(ctx, &lambda.InvokeInput{FunctionName: aws.String(name), Payload: payload})
+	if err != nil {
+		return answer{}, nil, err
+	}
+	var a answer
+	if out.FunctionError != nil {
+		return a, out, fmt.Errorf("function error %s: %s", *out.FunctionError, out.Payload)
+	}
+	return a, out, json.Unmarshal(out.Payload, &a)
+}
+
+// hearth runs the operators' command with -o json and decodes what it prints.
+func (s *stack) hearth(to any, args ...string) {
+	s.t.Helper()
+	cmd := exec.Command(filepath.Join(bins, "hearth"), append(args, "--control", s.operator, "-o", "json")...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		s.t.Fatalf("hearth %s: %v: %s", strings.Join(args, " "), err, stderr.String())
+	}
+	if err := json.Unmarshal(out, to); err != nil {
+		s.t.Fatalf("hearth %s: %v in %s", strings.Join(args, " "), err, out)
+	}
+}
+
+func getFunction(name string) *lambda.GetFunctionInput {
+	return &lambda.GetFunctionInput{FunctionName: aws.String(name)}
+}
