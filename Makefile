@@ -127,4 +127,4 @@ demo: deps build ## a real function on three instances, invoked 200 times; KEEP=
 
 .PHONY: bench
 bench: deps build ## invoke latency and throughput at concurrency 1, 16, 32
-	$(CONTAINERD) $(GO) run ./cmd/internal/bench
+	$(ROOT_GO) $(CONTAINERD) $(GO) run -exec $(AS_ROOT) ./cmd/internal/bench

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hearth-compute/hearth/controlplane"
+	"github.com/hearth-compute/hearth/controlplane/artifact"
+	"github.com/hearth-compute/hearth/controlplane/fleet"
+	"github.com/hearth-compute/hearth/controlplane/fleet/local"
+	"github.com/hearth-compute/hearth/controlplane/router"
+	"github.com/hearth-compute/hearth/controlplane/sessions"
+	"github.com/hearth-compute/hearth/controlplane/store"
+	"github.com/hearth-compute/hearth/controlplane/store/sqlite"
+)
+
+const (
+	instance    = controlplane.InstanceID("i-0000000000000be7c")
+	environment = controlplane.EnvironmentID("e-00000000000000be")
+	arn         = "arn:aws:lambda:us-east-1:123456789012:function:" + function + ":1"
+)
+
+var errMeasured = errors.New("measured")
+
+// agentAlone measures calls to one hearth-agent. The control service's side of
+// the connection runs in this process.
+func agentAlone(ctx context.Context, w io.Writer, p params) (err error) {
+	dir, err := os.MkdirTemp("", "hearth-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err == nil {
+			err = os.RemoveAll(dir)
+		}
+	}()
+	log, err := os.Create(filepath.Join(dir, "bench.log")) //nolint:gosec // G304: in a directory of our own
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }()
+	bench := &agentBench{dir: dir, log: slog.New(slog.NewTextHandler(log, nil))}
+	defer func() { err = errors.Join(err, bench.close()) }()
+	if err := bench.open(ctx, p.archive); err != nil {
+		return err
+	}
+	if err := bench.measure(ctx, w, p); err != nil {
+		return fmt.Errorf("%w (logs are in %s)", err, dir)
+	}
+	return nil
+}
+
+// agentBench is as much of a control service as an agent needs.
+type agentBench struct {
+	dir       string
+	log       *slog.Logger
+	db        *sqlite.DB
+	artifacts *artifact.Store
+	server    *sessions.Server
+	fleet     *local.Fleet
+	code      controlplane.Code
+}
+
+// open makes everything and asks for one instance.
+func (b *agentBench) open(ctx context.Context, archive []byte) error {
+	var err error
+	if b.db, err = sqlite.Open(ctx, filepath.Join(b.dir, "store.db")); err != nil {
+		return err
+	}
+	if b.artifacts, err = artifact.OpenDir(filepath.Join(b.dir, "artifacts")); err != nil {
+		return err
+	}
+	sha, size, err := b.artifacts.Put(ctx, archive)
+	if err != nil {
+		return err
+	}
+	b.code = controlplane.Code{SHA256: sha, Size: controlplane.Bytes(size)}
+	ca, err := sessions.OpenCA(filepath.Join(b.dir, "ca"), time.Now())
+	if err != nil {
+		return err
+	}
+	lis, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	tokens := sessions.NewTokens(b.db, ca, "local")
+	b.server, err = sessions.New(sessions.Config{
+		Listener: lis, CA: ca, Tokens: tokens, Artifacts: b.artifacts, Changed: func() {}, Logger: b.log,
+	})
+	if err != nil {
+		return err
+	}
+	return b.launch(ctx, tokens, lis.Addr().String())
+}
+
+func (b *agentBench) launch(ctx context.Context, tokens *sessions.Tokens, control string) error {
+	binaries, err := filepath.Abs("bin")
+	if err != nil {
+		return err
+	}
+	b.fleet, err = local.New(local.Config{
+		DataDir: b.dir, AgentPath: filepath.Join(binaries, "hearth-agent"), InitPath: filepath.Join(binaries, "hearth-init"),
+		Control: control, SubnetPool: netip.MustParsePrefix("10.213.0.0/16"), MaxInstances: 1,
+		Environ: os.Environ(), Logger: b.log,
+	})
+	if err != nil {
+		return err
+	}
+	err = b.db.Update(ctx, func(w store.Writer) error {
+		return w.PutProvider(controlplane.CapacityProvider{Name: function, State: controlplane.ProviderActive, Zones: []controlplane.Zone{"zone"}})
+	})
+	if err != nil {
+		return err
+	}
+	token, _, err := tokens.Mint(ctx, function, instance, time.Hour, time.Now())
+	if err != nil {
+		return err
+	}
+	return b.fleet.Launch(ctx, fleet.LaunchRequest{
+		Instance: instance, Provider: function, Zone: "zone", JoinToken: token,
+		Size: controlplane.Resources{CPU: 2000, Memory: 8 << 30},
+	})
+}
+
+// measure runs the control side while it measures.
+func (b *agentBench) measure(ctx context.Context, w io.Writer, p params) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return b.server.Run(ctx) })
+	g.Go(func() error { return b.fleet.Run(ctx) })
+	g.Go(func() error {
+		defer stop(errMeasured)
+		if err := b.startEnvironment(ctx); err != nil {
+			return err
+		}
+		return measureAll(ctx, w, p, b.call)
+	})
+	return g.Wait()
+}
+
+// startEnvironment waits for the agent and has it start the function.
+func (b *agentBench) startEnvironment(ctx context.Context) error {
+	err := eventually(ctx, "the agent is connected", func() (bool, error) {
+		heard := b.server.Heard()
+		return len(heard) == 1 && heard[0].Connected, nil
+	})
+	if err != nil {
+		return err
+	}
+	b.server.Desire(instance, controlplane.DesiredSet{
+		Epoch: 1, Generation: 1,
+		Environments: []controlplane.Placement{{Instance: instance, Assignment: controlplane.Assignment{
+			Environment: environment, Function: function, Qualifier: controlplane.Number(1), ARN: arn,
+			Image: controlplane.Image{Ref: "builtin:static"},
+			Publication: controlplane.Publication{Revision: "1", Code: b.code, Config: controlplane.Config{
+				Runtime: "provided.al2023", Handler: "bootstrap", PackageType: "Zip",
+				MemoryMB: memoryMB, TimeoutS: 30, EphemeralMB: 512, MaxConcurrency: maxConcurrency,
+				LogFormat: "JSON", AppLogLevel: "INFO", SysLogLevel: "INFO",
+			}},
+		}}},
+	})
+	return eventually(ctx, "the environment is ready", func() (bool, error) {
+		heard := b.server.Heard()
+		if len(heard) != 1 || len(heard[0].Environments) != 1 {
+			return false, nil
+		}
+		switch status := heard[0].Environments[0]; status.State { //nolint:exhaustive // every other state means: not yet
+		case controlplane.EnvironmentReady:
+			return true, nil
+		case controlplane.EnvironmentFailed:
+			return false, fmt.Errorf("environment failed: %s: %s", status.ReasonCode, status.Reason)
+		default:
+			return false, nil
+		}
+	})
+}
+
+func (b *agentBench) call(ctx context.Context) error {
+	res, err := b.server.Call(ctx,
+		router.Endpoint{Environment: environment, Instance: instance, Limit: maxConcurrency},
+		controlplane.InvokeRequest{
+			RequestID: uuid.NewString(), Function: function, Qualifier: controlplane.Number(1), InvokedARN: arn, Payload: []byte(event),
+		}, 30*time.Second)
+	if err == nil && res.FunctionError != "" {
+		err = fmt.Errorf("the function failed: %s", res.Payload)
+	}
+	return err
+}
+
+// close takes the instance down and releases everything.
+func (b *agentBench) close() error {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), time.Minute, errTooLong)
+	defer cancel()
+	var errs []error
+	if b.fleet != nil {
+		errs = append(errs, b.fleet.TerminateAll(ctx))
+	}
+	if b.artifacts != nil {
+		errs = append(errs, b.artifacts.Close())
+	}
+	if b.db != nil {
+		errs = append(errs, b.db.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,115 @@
+// Command bench measures invokes on this machine: latency, throughput and CPU of
+// each process, at several concurrencies, once on the full path (HTTP to the
+// Lambda API, router, agent, function) and once to an agent alone. Load generator
+// and everything measured share the machine's cores, so compare numbers of one
+// run with each other, not with those of other machines.
+//
+// It is run by "make bench" as root, from the top of the repository, after "make
+// build".
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hearth-compute/hearth/cmd/internal/stack"
+)
+
+// The function is hello-go without sleep, in one environment with two vCPUs, so
+// that its quota is not what is measured on a small machine.
+const (
+	function       = "bench"
+	memoryMB       = 4096
+	maxConcurrency = 64
+)
+
+// params are what the command line says.
+type params struct {
+	duration      time.Duration
+	concurrencies []int
+	archive       []byte
+}
+
+var errTooSlow = errors.New("the benchmark took longer than ten minutes")
+
+func main() {
+	duration := flag.Duration("duration", 5*time.Second, "how long each measurement takes")
+	list := flag.String("concurrency", "1,16,32", "numbers of callers, separated by commas")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Minute, errTooSlow)
+	err := run(ctx, os.Stdout, *duration, *list)
+	cancel()
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, w io.Writer, duration time.Duration, list string) error {
+	p := params{duration: duration}
+	for text := range strings.SplitSeq(list, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > maxConcurrency {
+			return fmt.Errorf("concurrency %q: want a number from 1 to %d", text, maxConcurrency)
+		}
+		p.concurrencies = append(p.concurrencies, n)
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("needs root")
+	}
+	archive, err := stack.BuildFunction(ctx, "./examples/hello-go")
+	if err != nil {
+		return err
+	}
+	p.archive = archive
+	for _, path := range []struct {
+		name    string
+		measure func(context.Context, io.Writer, params) error
+	}{
+		{"full path: HTTP → hearth-control → hearth-agent → function", fullPath},
+		{"agent alone: gRPC → hearth-agent → function", agentAlone},
+	} {
+		if _, err := fmt.Fprintf(w, "\n%s\n%s\n", path.name, header()); err != nil {
+			return err
+		}
+		if err := path.measure(ctx, w, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// measureAll runs call at each concurrency, after a moment to warm up, and
+// prints a line for each.
+func measureAll(ctx context.Context, w io.Writer, p params, call func(context.Context) error) error {
+	load(ctx, maxConcurrency/2, p.duration/5, call)
+	for _, n := range p.concurrencies {
+		before, err := cpuTimes("/proc")
+		if err != nil {
+			return err
+		}
+		res := load(ctx, n, p.duration, call)
+		after, err := cpuTimes("/proc")
+		if err != nil {
+			return err
+		}
+		if len(res.latencies) == 0 {
+			return fmt.Errorf("no invoke succeeded at concurrency %d: %w", n, res.firstErr)
+		}
+		if _, err := fmt.Fprintln(w, res.line(n, after.since(before))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
