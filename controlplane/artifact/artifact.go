@@ -44,7 +44,7 @@ func OpenDir(dir string) (*Store, error) {
 		Metadata:    fileblob.MetadataDontWrite,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("opening artifact directory %s: %v: %w", dir, err, errdefs.ErrUnavailable)
+		return nil, fmt.Errorf("opening artifact directory %s: %w: %w", dir, err, errdefs.ErrUnavailable)
 	}
 	return &Store{bucket: bucket, persist: func(name string) error {
 		// The file, then the directory that names it.
@@ -67,7 +67,7 @@ func (s *Store) Put(ctx context.Context, content []byte) (sha string, size int64
 	}
 	if s.persist != nil {
 		if err := s.persist(sha); err != nil {
-			return "", 0, fmt.Errorf("writing artifact %s: %v: %w", sha, err, errdefs.ErrUnavailable)
+			return "", 0, fmt.Errorf("writing artifact %s: %w: %w", sha, err, errdefs.ErrUnavailable)
 		}
 	}
 	return sha, int64(len(content)), nil
@@ -101,7 +101,7 @@ func (s *Store) Delete(ctx context.Context, sha string) error {
 // Close releases the bucket.
 func (s *Store) Close() error {
 	if err := s.bucket.Close(); err != nil {
-		return fmt.Errorf("closing the artifact bucket: %v: %w", err, errdefs.ErrUnavailable)
+		return fmt.Errorf("closing the artifact bucket: %w: %w", err, errdefs.ErrUnavailable)
 	}
 	return nil
 }
@@ -124,7 +124,7 @@ func classify(doing, sha string, err error) error {
 	case gcerrors.Code(err) == gcerrors.NotFound:
 		return fmt.Errorf("%s artifact %s: %w", doing, sha, errdefs.ErrNotFound)
 	}
-	return fmt.Errorf("%s artifact %s: %v: %w", doing, sha, err, errdefs.ErrUnavailable)
+	return fmt.Errorf("%s artifact %s: %w: %w", doing, sha, err, errdefs.ErrUnavailable)
 }
 
 func fsync(path string) error {

@@ -33,13 +33,20 @@ func stores(t *testing.T) map[string]*artifact.Store {
 	return all
 }
 
+func closing(t *testing.T, c io.Closer) {
+	t.Helper()
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func read(t *testing.T, s *artifact.Store, sha string) []byte {
 	t.Helper()
 	r, err := s.Open(t.Context(), sha)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
+	defer closing(t, r)
 	content, err := io.ReadAll(r)
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +121,7 @@ func TestADirectoryHoldsOnlyWholeFilesOfTheirOwner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	defer closing(t, s)
 	content := bytes.Repeat([]byte("same"), 100_000)
 	var wg sync.WaitGroup
 	for range 8 {

@@ -36,7 +36,7 @@ func (s *Server) keepCode(ctx context.Context, a archive) (controlplane.Code, er
 	if err := a.check(); err != nil {
 		return controlplane.Code{}, err
 	}
-	sha, size, err := s.Artifacts.Put(ctx, a.zip)
+	sha, size, err := s.cfg.Artifacts.Put(ctx, a.zip)
 	if err != nil {
 		return controlplane.Code{}, err
 	}
@@ -99,7 +99,7 @@ func (s *Server) updateFunctionCode(ctx context.Context, in *lambda.UpdateFuncti
 		if len(in.Architectures) > 0 {
 			f.Latest.Config.Architecture = string(in.Architectures[0])
 		}
-		if p.to != "" || len(in.Architectures) > 0 {
+		if p.to != toNothing || len(in.Architectures) > 0 {
 			if err := s.attach(w, f); err != nil {
 				return err
 			}
@@ -135,7 +135,7 @@ func (s *Server) dryUpdateCode(ctx context.Context, in *lambda.UpdateFunctionCod
 		return nil, err
 	}
 	var f *controlplane.Function
-	err := s.DB.View(ctx, func(r store.Reader) (err error) {
+	err := s.cfg.DB.View(ctx, func(r store.Reader) (err error) {
 		f, err = s.editable(r, ref, in.RevisionId)
 		return err
 	})

@@ -92,7 +92,7 @@ func indirect(v reflect.Value) reflect.Value {
 
 // decodeStruct reads the members that are in the body; those of top that are
 // elsewhere are never taken from it. Members the schema has not are ignored.
-func decodeStruct(raw []byte, schema *smithy.Schema, to reflect.Value, top bool) error { //nolint:revive // top is a fact, not a mode
+func decodeStruct(raw []byte, schema *smithy.Schema, to reflect.Value, top bool) error {
 	var members map[string]json.RawMessage
 	if raw[0] != '{' || json.Unmarshal(raw, &members) != nil {
 		return malformed("Start of structure or map not found where expected.")
@@ -224,7 +224,7 @@ func encode(h http.Header, schema *smithy.Schema, out any) (body []byte, status 
 	v := reflect.ValueOf(out).Elem()
 	for name, member := range schema.Members() {
 		if header, ok := smithy.SchemaTrait[*traits.HTTPHeader](member); ok {
-			if text, ok := v.FieldByName(field(name)).Interface().(*string); ok && text != nil {
+			if text, ok := reflect.TypeAssert[*string](v.FieldByName(field(name))); ok && text != nil {
 				h.Set(header.Name, *text)
 			}
 		}
@@ -242,7 +242,7 @@ func encode(h http.Header, schema *smithy.Schema, out any) (body []byte, status 
 // encodeStruct writes members by name, those of top that travel elsewhere not.
 // What was not set is left out: nil, and enums that are empty. Zero numbers and
 // empty lists were set.
-func encodeStruct(b *bytes.Buffer, schema *smithy.Schema, v reflect.Value, top bool) error { //nolint:revive // as above
+func encodeStruct(b *bytes.Buffer, schema *smithy.Schema, v reflect.Value, top bool) error {
 	b.WriteByte('{')
 	first := true
 	for _, name := range slices.Sorted(maps.Keys(schema.Members())) {
@@ -281,7 +281,7 @@ func encodeValue(b *bytes.Buffer, schema *smithy.Schema, v reflect.Value) error 
 	}
 	switch v.Kind() { //nolint:exhaustive // the kinds SDK members have
 	case reflect.Struct:
-		if t, ok := v.Interface().(time.Time); ok {
+		if t, ok := reflect.TypeAssert[time.Time](v); ok {
 			return encodeTime(b, schema, t)
 		}
 		return encodeStruct(b, schema, v, false)

@@ -260,7 +260,7 @@ func (s *Server) checkConfig(c *controlplane.Config) error {
 func (s *Server) checkSize(c *controlplane.Config) error {
 	perVCPU := ratio(c)
 	vcpu := float64(c.MemoryMB) / 1024 / perVCPU
-	if s.Strict {
+	if s.cfg.Strict {
 		switch {
 		case c.MemoryMB < 2048:
 			return invalidParameter("'MemorySize' value failed to satisfy constraint: Member must have value greater than or equal to 2048")
@@ -282,10 +282,10 @@ func (s *Server) checkSize(c *controlplane.Config) error {
 // checkRuntime wants a runtime that has an image and, when strict, one that AWS
 // runs on managed instances (lmi-behaviour §2.3).
 func (s *Server) checkRuntime(name string) error {
-	if !s.Runtimes(name) {
+	if !s.cfg.Runtimes(name) {
 		var names []string
 		for _, r := range types.Runtime("").Values() {
-			if s.Runtimes(string(r)) {
+			if s.cfg.Runtimes(string(r)) {
 				names = append(names, string(r))
 			}
 		}
@@ -295,7 +295,7 @@ func (s *Server) checkRuntime(name string) error {
 	modern := []string{
 		"nodejs22.x", "nodejs24.x", "java21", "java25", "dotnet8", "dotnet10", "python3.13", "python3.14", "provided.al2023",
 	}
-	if s.Strict && !slices.Contains(modern, name) {
+	if s.cfg.Strict && !slices.Contains(modern, name) {
 		return invalidParameter("Runtime Enum %s does not support specified feature: Lambda Managed Instances", name)
 	}
 	return nil

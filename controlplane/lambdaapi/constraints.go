@@ -65,7 +65,7 @@ func between[N int32 | float64](c *constraints, at string, value *N, minimum, ma
 	if value == nil {
 		return
 	}
-	if !(*value >= minimum) { // NaN too
+	if *value < minimum || *value != *value { // NaN too
 		c.breaks(fmt.Sprintf("'%v'", *value), at, fmt.Sprintf("Member must have value greater than or equal to %v", minimum))
 	}
 	if *value > maximum {

@@ -154,7 +154,7 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, requestID string
 	body := map[string]string{"Type": "User"}
 	if e.status >= http.StatusInternalServerError {
 		body["Type"] = "Service"
-		s.Logger.ErrorContext(r.Context(), "request failed", "request_id", requestID, "operation", operationOf(r), "err", err)
+		s.cfg.Logger.ErrorContext(r.Context(), "request failed", "request_id", requestID, "operation", operationOf(r), "err", err)
 	}
 	body[messageMember(e.name)] = e.message
 	if e.reason != "" {
@@ -171,7 +171,7 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, requestID string
 	}
 	text, jsonErr := json.Marshal(body)
 	if jsonErr != nil {
-		s.Logger.ErrorContext(r.Context(), "error could not be written", "request_id", requestID, "err", jsonErr)
+		s.cfg.Logger.ErrorContext(r.Context(), "error could not be written", "request_id", requestID, "err", jsonErr)
 	}
 	write(w, e.status, "application/json", text)
 }

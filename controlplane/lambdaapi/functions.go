@@ -159,7 +159,7 @@ func (s *Server) find(ctx context.Context, name, qualifier *string) (f *controlp
 	if err != nil {
 		return nil, nil, "", err
 	}
-	err = s.DB.View(ctx, func(r store.Reader) error {
+	err = s.cfg.DB.View(ctx, func(r store.Reader) error {
 		f, v, err = s.readVersion(r, ref)
 		return err
 	})
@@ -200,9 +200,11 @@ func (s *Server) editable(r store.Reader, ref reference, revision *string) (*con
 		return nil, functionState(types.StateDeleting)
 	}
 	if revision != nil && *revision != string(f.Latest.Revision) {
-		return nil, &exception{name: "PreconditionFailedException", status: http.StatusPreconditionFailed,
+		return nil, &exception{
+			name: "PreconditionFailedException", status: http.StatusPreconditionFailed,
 			message: "The Revision Id provided does not match the latest Revision Id. Call the GetFunction/GetAlias API to " +
-				"retrieve the latest Revision Id"}
+				"retrieve the latest Revision Id",
+		}
 	}
 	return f, nil
 }
@@ -219,7 +221,7 @@ func (s *Server) listFunctions(ctx context.Context, in *lambda.ListFunctionsInpu
 		return nil, err
 	}
 	var all []described
-	err := s.DB.View(ctx, func(r store.Reader) error {
+	err := s.cfg.DB.View(ctx, func(r store.Reader) error {
 		functions, err := r.Functions()
 		if err != nil {
 			return err
@@ -255,23 +257,13 @@ func (s *Server) deleteFunction(ctx context.Context, in *lambda.DeleteFunctionIn
 	if err != nil {
 		return nil, err
 	}
-	switch q := ref.Qualifier; {
-	case q == controlplane.Latest:
-		return nil, invalidParameter("$LATEST version cannot be deleted without deleting the function.")
-	case q != "" && q != controlplane.LatestPublished && !numberPattern.MatchString(string(q)):
-		return nil, invalidParameter("Deletion of functions using an alias is not currently supported.")
-	}
 	err = s.update(ctx, func(w store.Writer) error {
+		if ref.Qualifier != "" {
+			return s.deleteVersion(w, ref)
+		}
 		f, err := s.readFunction(w, ref)
 		if err != nil {
 			return err
-		}
-		if ref.Qualifier != "" {
-			_, v, err := s.readVersion(w, ref)
-			if err != nil {
-				return err
-			}
-			return markDeleting(w, *v)
 		}
 		versions, err := w.Versions(f.Name)
 		if err != nil {
@@ -289,6 +281,20 @@ func (s *Server) deleteFunction(ctx context.Context, in *lambda.DeleteFunctionIn
 		return nil, err
 	}
 	return &lambda.DeleteFunctionOutput{StatusCode: http.StatusAccepted}, nil
+}
+
+func (s *Server) deleteVersion(w store.Writer, ref reference) error {
+	switch q := ref.Qualifier; {
+	case q == controlplane.Latest:
+		return invalidParameter("$LATEST version cannot be deleted without deleting the function.")
+	case q != controlplane.LatestPublished && !numberPattern.MatchString(string(q)):
+		return invalidParameter("Deletion of functions using an alias is not currently supported.")
+	}
+	_, v, err := s.readVersion(w, ref)
+	if err != nil {
+		return err
+	}
+	return markDeleting(w, *v)
 }
 
 // markDeleting leaves the version to the reconcile loop, which removes it once

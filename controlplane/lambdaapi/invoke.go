@@ -35,7 +35,7 @@ func (s *Server) invoke(w http.ResponseWriter, r *http.Request, requestID string
 			return err
 		}
 	}
-	result, err := s.Invoker.Invoke(r.Context(), req)
+	result, err := s.cfg.Invoker.Invoke(r.Context(), req)
 	if err != nil {
 		return err
 	}
@@ -117,8 +117,10 @@ func clientContext(header string) (string, error) {
 	}
 	text, err := base64.StdEncoding.DecodeString(header)
 	if err != nil || !json.Valid(text) {
-		return "", &exception{name: "InvalidRequestContentException", status: http.StatusBadRequest,
-			message: "Client context must be a valid Base64-encoded JSON object."}
+		return "", &exception{
+			name: "InvalidRequestContentException", status: http.StatusBadRequest,
+			message: "Client context must be a valid Base64-encoded JSON object.",
+		}
 	}
 	return string(text), nil
 }
@@ -154,8 +156,10 @@ func cut(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return canceled(ctx, err)
 	}
-	return &exception{name: "InvalidRequestContentException", status: http.StatusBadRequest,
-		message: "The request body could not be read to its end."}
+	return &exception{
+		name: "InvalidRequestContentException", status: http.StatusBadRequest,
+		message: "The request body could not be read to its end.",
+	}
 }
 
 // checkPayload refuses what is no JSON, as AWS does; nothing is an empty object.
@@ -165,8 +169,10 @@ func checkPayload(req *controlplane.InvokeRequest) error {
 		return nil
 	}
 	if !json.Valid(req.Payload) {
-		return &exception{name: "InvalidRequestContentException", status: http.StatusBadRequest,
-			message: "Could not parse request body into json: the payload is not valid JSON"}
+		return &exception{
+			name: "InvalidRequestContentException", status: http.StatusBadRequest,
+			message: "Could not parse request body into json: the payload is not valid JSON",
+		}
 	}
 	return nil
 }

@@ -60,11 +60,11 @@ func (s *Server) function(name *string, qualifier *string, maxName int) (referen
 		return reference{}, err
 	}
 	ref, account, region := parseFunction(*name)
-	if account != "" && account != s.AccountID {
+	if account != "" && account != s.cfg.AccountID {
 		return reference{}, notFound("Function not found: %s", *name)
 	}
-	if region != "" && region != s.Region {
-		return reference{}, notFound("Functions from '%s' are not reachable in this region ('%s')", region, s.Region)
+	if region != "" && region != s.cfg.Region {
+		return reference{}, notFound("Functions from '%s' are not reachable in this region ('%s')", region, s.cfg.Region)
 	}
 	if qualifier != nil {
 		if ref.Qualifier != "" && string(ref.Qualifier) != *qualifier {
@@ -118,14 +118,14 @@ func (s *Server) functionARN(name controlplane.FunctionName, q controlplane.Qual
 func (s *Server) arn(kind, name string) string {
 	partition := "aws"
 	switch {
-	case strings.HasPrefix(s.Region, "cn-"):
+	case strings.HasPrefix(s.cfg.Region, "cn-"):
 		partition = "aws-cn"
-	case strings.Contains(s.Region, "-gov-"):
+	case strings.Contains(s.cfg.Region, "-gov-"):
 		partition = "aws-us-gov"
-	case strings.HasPrefix(s.Region, "eusc-"):
+	case strings.HasPrefix(s.cfg.Region, "eusc-"):
 		partition = "aws-eusc"
 	}
-	return "arn:" + partition + ":lambda:" + s.Region + ":" + s.AccountID + ":" + kind + ":" + name
+	return "arn:" + partition + ":lambda:" + s.cfg.Region + ":" + s.cfg.AccountID + ":" + kind + ":" + name
 }
 
 // provider reads a capacity provider's name or ARN.

@@ -73,7 +73,7 @@ func (s *Server) getCapacityProvider(ctx context.Context, in *lambda.GetCapacity
 		return nil, err
 	}
 	var p controlplane.CapacityProvider
-	err = s.DB.View(ctx, func(r store.Reader) (err error) {
+	err = s.cfg.DB.View(ctx, func(r store.Reader) (err error) {
 		p, err = s.readProvider(r, name)
 		return err
 	})
@@ -92,7 +92,7 @@ func (s *Server) listCapacityProviders(ctx context.Context, in *lambda.ListCapac
 		return nil, err
 	}
 	var all []controlplane.CapacityProvider
-	err := s.DB.View(ctx, func(r store.Reader) (err error) {
+	err := s.cfg.DB.View(ctx, func(r store.Reader) (err error) {
 		all, err = r.Providers()
 		return err
 	})
@@ -192,7 +192,7 @@ func (s *Server) listFunctionVersionsByCapacityProvider(ctx context.Context,
 	}
 	var p controlplane.CapacityProvider
 	var all []attachedVersion
-	err = s.DB.View(ctx, func(r store.Reader) (err error) {
+	err = s.cfg.DB.View(ctx, func(r store.Reader) (err error) {
 		if p, err = s.readProvider(r, name); err != nil {
 			return err
 		}

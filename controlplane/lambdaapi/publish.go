@@ -19,24 +19,29 @@ import (
 // publication is a request to publish $LATEST, made outside the Update that
 // does it, which may run more than once.
 type publication struct {
-	// to is "number", $LATEST.PUBLISHED or empty: do not publish.
-	to          controlplane.Qualifier
+	to          target
 	description *string
 	revision    controlplane.Revision
 	now         time.Time
 }
 
-// nextNumber asks for a numbered version.
-const nextNumber controlplane.Qualifier = "number"
+// target is what to publish to.
+type target int
+
+const (
+	toNothing target = iota
+	toNextNumber
+	toLatestPublished
+)
 
 // publication reads Publish and PublishTo: the latter alone publishes too.
 func (*Server) publication(publish bool, to types.FunctionVersionLatestPublished, description *string) publication {
 	p := publication{description: description, revision: controlplane.Revision(uuid.NewString()), now: time.Now().UTC()}
 	switch {
 	case to == types.FunctionVersionLatestPublishedLatestPublished:
-		p.to = controlplane.LatestPublished
+		p.to = toLatestPublished
 	case publish:
-		p.to = nextNumber
+		p.to = toNextNumber
 	}
 	return p
 }
@@ -45,10 +50,11 @@ func (*Server) publication(publish bool, to types.FunctionVersionLatestPublished
 // The caller writes f.
 func (p publication) publish(w store.Writer, f *controlplane.Function) (*controlplane.Version, error) {
 	switch p.to {
-	case "":
+	case toNothing:
 		return &f.Latest, nil
-	case controlplane.LatestPublished:
+	case toLatestPublished:
 		return p.replace(w, f)
+	case toNextNumber:
 	}
 	versions, err := w.Versions(f.Name)
 	if err != nil {
@@ -178,7 +184,7 @@ func (s *Server) listVersionsByFunction(ctx context.Context, in *lambda.ListVers
 		return nil, err
 	}
 	var all []described
-	err = s.DB.View(ctx, func(r store.Reader) error {
+	err = s.cfg.DB.View(ctx, func(r store.Reader) error {
 		f, err := s.readFunction(r, reference{Name: ref.Name})
 		if err != nil {
 			return err

@@ -79,12 +79,28 @@ func serve[I, O any](op, input, output *smithy.Schema, fn func(context.Context, 
 	}}
 }
 
+// upload makes an operation whose requests carry code wait for its turn.
+func (s *Server) upload(op operation) operation {
+	next := op.handle
+	op.handle = func(w http.ResponseWriter, r *http.Request, requestID string) error {
+		select {
+		case s.uploads <- struct{}{}:
+			defer func() { <-s.uploads }()
+			return next(w, r, requestID)
+		case <-r.Context().Done():
+			return fmt.Errorf("waiting to upload: %w", context.Cause(r.Context()))
+		}
+	}
+	return op
+}
+
 func readBody(w http.ResponseWriter, r *http.Request, operation string) ([]byte, error) {
 	limit := int64(maxRequest)
 	if operation == "CreateFunction" || operation == "UpdateFunctionCode" {
 		limit = maxCodeRequest
 	}
 	if r.ContentLength > limit {
+		discard(r, 2*limit)
 		return nil, tooLarge("RequestEntityTooLargeException", limit, operation)
 	}
 	var b bytes.Buffer
@@ -176,8 +192,10 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, op *operation) {
 		}
 	}()
 	if op.handle == nil {
-		s.render(w, r, requestID, &exception{name: "NotImplementedException", status: http.StatusNotImplemented,
-			message: "The operation " + op.name() + " is not available in this service."})
+		s.render(w, r, requestID, &exception{
+			name: "NotImplementedException", status: http.StatusNotImplemented,
+			message: "The operation " + op.name() + " is not available in this service.",
+		})
 		return
 	}
 	if err := op.handle(w, r, requestID); err != nil {
@@ -192,13 +210,17 @@ func (s *Server) missed(r *http.Request) error {
 		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
 			probe := http.Request{Method: method, URL: r.URL, Host: r.Host}
 			if _, pattern := s.mux.Handler(&probe); pattern != "/" && pattern != "" {
-				return &exception{name: "UnknownOperationException", status: http.StatusMethodNotAllowed,
-					message: "The method " + r.Method + " is not allowed for this path."}
+				return &exception{
+					name: "UnknownOperationException", status: http.StatusMethodNotAllowed,
+					message: "The method " + r.Method + " is not allowed for this path.",
+				}
 			}
 		}
 	}
-	return &exception{name: "UnknownOperationException", status: http.StatusNotFound,
-		message: "The request is no operation of the Lambda API."}
+	return &exception{
+		name: "UnknownOperationException", status: http.StatusNotFound,
+		message: "The request is no operation of the Lambda API.",
+	}
 }
 
 // messageMember is the member that has an exception's message: the model

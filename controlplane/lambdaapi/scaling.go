@@ -29,15 +29,7 @@ func (s *Server) putFunctionScalingConfig(ctx context.Context, in *lambda.PutFun
 		if v.State == controlplane.VersionFailed || v.State == controlplane.VersionDeleting {
 			return functionState(types.State(v.State))
 		}
-		v.Scaling = scaling
-		stop := v.WantedScaling() == (controlplane.ScalingConfig{})
-		switch {
-		case stop && (v.State == controlplane.VersionActive || v.State == controlplane.VersionPending):
-			v.State, v.ReasonCode, v.Reason = controlplane.VersionDeactivating, "", "The function is being deactivated."
-		case !stop && (v.State == controlplane.VersionDeactivated || v.State == controlplane.VersionDeactivating):
-			v.State, v.ReasonCode, v.Reason = controlplane.VersionPending, string(types.StateReasonCodeRestoring),
-				"The function is being activated."
-		}
+		rescale(v, scaling)
 		state = v.State
 		return w.PutVersion(*v)
 	})
@@ -47,6 +39,19 @@ func (s *Server) putFunctionScalingConfig(ctx context.Context, in *lambda.PutFun
 	return &lambda.PutFunctionScalingConfigOutput{FunctionState: types.State(state)}, nil
 }
 
+// rescale asks for a scaling config, and tells at once what that begins.
+func rescale(v *controlplane.Version, scaling *controlplane.ScalingConfig) {
+	v.Scaling = scaling
+	stop := v.WantedScaling() == (controlplane.ScalingConfig{})
+	switch {
+	case stop && (v.State == controlplane.VersionActive || v.State == controlplane.VersionPending):
+		v.State, v.ReasonCode, v.Reason = controlplane.VersionDeactivating, "", "The function is being deactivated."
+	case !stop && (v.State == controlplane.VersionDeactivated || v.State == controlplane.VersionDeactivating):
+		v.State, v.ReasonCode, v.Reason = controlplane.VersionPending, string(types.StateReasonCodeRestoring),
+			"The function is being activated."
+	}
+}
+
 func (s *Server) getFunctionScalingConfig(ctx context.Context, in *lambda.GetFunctionScalingConfigInput,
 ) (*lambda.GetFunctionScalingConfigOutput, error) {
 	ref, err := s.published(in.FunctionName, in.Qualifier)
@@ -54,7 +59,7 @@ func (s *Server) getFunctionScalingConfig(ctx context.Context, in *lambda.GetFun
 		return nil, err
 	}
 	var v *controlplane.Version
-	err = s.DB.View(ctx, func(r store.Reader) (err error) {
+	err = s.cfg.DB.View(ctx, func(r store.Reader) (err error) {
 		_, v, err = s.readVersion(r, ref)
 		return err
 	})
@@ -99,7 +104,7 @@ func (s *Server) scalingConfig(in *types.FunctionScalingConfig) (*controlplane.S
 	switch {
 	case out.Min == 0 && unbounded:
 		return nil, invalidParameter("MinExecutionEnvironments 0 needs MaxExecutionEnvironments.")
-	case out.Min == 0 && out.Max > 0 && s.Strict:
+	case out.Min == 0 && out.Max > 0 && s.cfg.Strict:
 		return nil, invalidParameter("MinExecutionEnvironments can be 0 only when MaxExecutionEnvironments is 0.")
 	case !unbounded && out.Min > out.Max:
 		return nil, invalidParameter("MinExecutionEnvironments (%d) must be less than or equal to MaxExecutionEnvironments (%d).",

@@ -100,9 +100,15 @@ func (c *Config) validate() error {
 // Server is the API as an http.Handler. It may be called from everywhere at
 // once.
 type Server struct {
-	Config
+	cfg Config
 	mux *http.ServeMux
+	// uploads has a place for each request with code that is worked on; others
+	// wait, so that memory is bounded: each may take some 200 MB.
+	uploads chan struct{}
 }
+
+// maxUploads is how many requests with code are worked on at once.
+const maxUploads = 4
 
 // New returns a Server. Its error names every fault of cfg.
 func New(cfg Config) (*Server, error) {
@@ -115,17 +121,17 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Runtimes == nil {
 		cfg.Runtimes = known
 	}
-	s := &Server{Config: cfg, mux: http.NewServeMux()}
+	s := &Server{cfg: cfg, mux: http.NewServeMux(), uploads: make(chan struct{}, maxUploads)}
 	s.route(s.operations())
 	return s, nil
 }
 
 // update writes and announces.
 func (s *Server) update(ctx context.Context, fn func(store.Writer) error) error {
-	if err := s.DB.Update(ctx, fn); err != nil {
+	if err := s.cfg.DB.Update(ctx, fn); err != nil {
 		return err
 	}
-	s.Changed(ctx)
+	s.cfg.Changed(ctx)
 	return nil
 }
 

@@ -136,7 +136,7 @@ func runInSavepoint(ctx context.Context, tx *sql.Tx, u *update) error {
 
 // call catches a panic: it belongs to the caller of Update, who may not be the
 // one that leads.
-func call(fn func(store.Writer) error, w store.Writer) (err error, panicked any) { //nolint:revive,staticcheck // the panic is not an error
+func call(fn func(store.Writer) error, w store.Writer) (err error, panicked any) { //nolint:staticcheck // the panic is not an error
 	defer func() { panicked = recover() }()
 	return fn(w), nil
 }

@@ -16,7 +16,7 @@ import (
 // never edited: the next step changes what it made.
 //
 //go:embed migrations/*.sql
-var migrations embed.FS //nolint:gochecknoglobals // go:embed needs a package variable; it is read only
+var migrations embed.FS
 
 // migrate brings the schema to the newest step. Every step and the note that it
 // was taken are one transaction. A database of a newer program is refused.
@@ -51,7 +51,7 @@ func migrate(ctx context.Context, db *sql.DB) error {
 func migrationNames() ([]string, error) {
 	entries, err := migrations.ReadDir("migrations")
 	if err != nil {
-		return nil, fmt.Errorf("reading embedded migrations: %v: %w", err, errdefs.ErrInternal)
+		return nil, fmt.Errorf("reading embedded migrations: %w: %w", err, errdefs.ErrInternal)
 	}
 	names := make([]string, 0, len(entries))
 	for _, e := range entries {

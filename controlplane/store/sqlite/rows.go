@@ -167,7 +167,7 @@ func (w *writer) NextEpoch() (uint64, error) {
 func (w *writer) put(name string, value any, statement string, keys ...any) error {
 	body, err := json.Marshal(value)
 	if err != nil {
-		return w.fail(fmt.Errorf("writing %s: %v: %w", name, err, errdefs.ErrInvalidArgument))
+		return w.fail(fmt.Errorf("writing %s: %w: %w", name, err, errdefs.ErrInvalidArgument))
 	}
 	return w.exec(name, statement, append(keys, string(body))...)
 }
@@ -239,7 +239,7 @@ func list[T any](r *reader, name, query string, args ...any) (values []T, err er
 
 func decode[T any](name, body string) (value T, err error) {
 	if err := json.Unmarshal([]byte(body), &value); err != nil {
-		return value, fmt.Errorf("reading %s: %v: %w", name, err, errdefs.ErrInternal)
+		return value, fmt.Errorf("reading %s: %w: %w", name, err, errdefs.ErrInternal)
 	}
 	return value, nil
 }

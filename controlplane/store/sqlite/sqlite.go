@@ -158,5 +158,5 @@ func unavailable(doing string, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
-	return fmt.Errorf("%s: %v: %w", doing, err, errdefs.ErrUnavailable)
+	return fmt.Errorf("%s: %w: %w", doing, err, errdefs.ErrUnavailable)
 }

@@ -3,6 +3,7 @@ package sqlite_test
 import (
 	"database/sql"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -29,6 +30,13 @@ func open(t testing.TB, dir string) store.DB {
 	return db
 }
 
+func closing(t testing.TB, c io.Closer) {
+	t.Helper()
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSQLiteIsAStore(t *testing.T) {
 	t.Parallel()
 	storetest.Run(t, open)
@@ -38,7 +46,7 @@ func TestFilesAreForTheirOwnerOnly(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	db := open(t, dir)
-	defer db.Close()
+	defer closing(t, db)
 	err := db.Update(t.Context(), func(w store.Writer) error {
 		return w.PutProvider(controlplane.CapacityProvider{Name: "p"})
 	})
@@ -77,7 +85,7 @@ func TestAFileOfANewerProgramIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer raw.Close()
+	defer closing(t, raw)
 	if _, err := raw.ExecContext(t.Context(), `INSERT INTO schema_migrations VALUES (9999, 'later')`); err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +167,7 @@ func BenchmarkUpdate(b *testing.B) {
 	for _, callers := range []int{1, 64} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
 			db := open(b, b.TempDir())
-			defer db.Close()
+			defer closing(b, db)
 			body := controlplane.Instance{Architecture: string(make([]byte, 200))}
 			var next atomic.Int64
 			var wg sync.WaitGroup

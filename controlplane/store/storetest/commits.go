@@ -14,7 +14,7 @@ import (
 	"github.com/hearth-compute/hearth/controlplane/store"
 )
 
-var errRefused = fmt.Errorf("refused by the test: %w", errdefs.ErrConflict) //nolint:gochecknoglobals // a sentinel
+var errRefused = fmt.Errorf("refused by the test: %w", errdefs.ErrConflict)
 
 func testReopen(t *testing.T, open Open) {
 	dir := t.TempDir()

@@ -34,8 +34,11 @@ type versionKey struct {
 
 func newModel() model {
 	return model{
-		map[controlplane.ProviderName]controlplane.CapacityProvider{}, map[controlplane.FunctionName]controlplane.Function{},
-		map[versionKey]controlplane.Version{}, map[controlplane.InstanceID]controlplane.Instance{}, 0,
+		map[controlplane.ProviderName]controlplane.CapacityProvider{},
+		map[controlplane.FunctionName]controlplane.Function{},
+		map[versionKey]controlplane.Version{},
+		map[controlplane.InstanceID]controlplane.Instance{},
+		0,
 	}
 }
 
@@ -111,8 +114,9 @@ func drawOp(t *rapid.T) op {
 // testModel makes the same random history in the store and in maps: updates of
 // several writes, some of which fail at the end, and restarts.
 func testModel(t *testing.T, open Open) {
+	root := t.TempDir()
 	rapid.Check(t, func(rt *rapid.T) {
-		dir, err := os.MkdirTemp(t.TempDir(), "model")
+		dir, err := os.MkdirTemp(root, "model") //nolint:usetesting // many in one test
 		if err != nil {
 			rt.Fatal(err)
 		}
