@@ -179,7 +179,7 @@ func (d *Driver) load(ctx context.Context, name, origin string, open func() (io.
 		client.WithIndexName(name),
 		client.WithImageRefTranslator(func(string) string { return "" }),
 		client.WithImageLabels(map[string]string{originLabel: origin}),
-		client.WithImportPlatform(platforms.Default()),
+		client.WithAllPlatforms(true), // describe says what is wrong if ours is missing
 	)
 	if err != nil {
 		return nil, fmt.Errorf("importing: %w", err)

@@ -20,6 +20,8 @@ const (
 	killLimit = 10 * time.Second
 	// drainLimit bounds waiting for the last output of an ended process.
 	drainLimit = time.Second
+	// deleteRetry is how long to wait between attempts to delete a task.
+	deleteRetry = 100 * time.Millisecond
 )
 
 var (
@@ -136,11 +138,10 @@ func (d *Driver) purge(ctx context.Context, id sandbox.ID) error {
 	cancel()
 
 	name := string(id)
-	_, err := d.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: name})
-	if err := unlessNotFound(err); err != nil {
+	if err := d.deleteTask(ctx, id); err != nil {
 		return fmt.Errorf("task: %w", err)
 	}
-	err = d.client.SnapshotService(d.cfg.Snapshotter).Remove(ctx, name)
+	err := d.client.SnapshotService(d.cfg.Snapshotter).Remove(ctx, name)
 	if err := unlessNotFound(err); err != nil {
 		return fmt.Errorf("snapshot: %w", err)
 	}
@@ -154,6 +155,26 @@ func (d *Driver) purge(ctx context.Context, id sandbox.ID) error {
 		return err
 	}
 	return unlessNotFound(d.client.ContainerService().Delete(ctx, name))
+}
+
+// deleteTask deletes a task that has ended. While containerd is clearing up after
+// a shim that died it answers with errors of several kinds, so it is asked again.
+func (d *Driver) deleteTask(ctx context.Context, id sandbox.ID) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, killLimit, errKillTooSlow)
+	defer cancel()
+	tick := time.NewTicker(deleteRetry)
+	defer tick.Stop()
+	for {
+		_, err := d.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: string(id)})
+		if err = unlessNotFound(err); err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // Listen implements sandbox.Runtime. An open listener keeps the network
