@@ -30,24 +30,28 @@ func (p *Pool) adopt(ctx context.Context, workers *sync.WaitGroup) bool {
 }
 
 // adoptOne takes back one sandbox: as an incarnation if it runs and its
-// metadata can be read, else to remove it.
+// metadata can be read, else to remove it. Its environment is wanted until
+// somebody says otherwise, also when the sandbox has ended: most runtimes exit
+// when the agent that they poll goes away.
 func (p *Pool) adoptOne(ctx context.Context, s sandbox.Status, workers *sync.WaitGroup) {
 	a, err := p.cfg.Decode(s.Metadata)
 	if err != nil || s.State != sandbox.StateRunning {
 		p.cfg.Log.Info("removing a sandbox from before the restart", "sandbox", string(s.ID), "state", string(s.State), "err", err)
 		workers.Go(func() { p.discard(ctx, s.ID) })
+	}
+	if err != nil {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e := p.environmentLocked(a)
-	if !p.hasSet {
-		e.wanted = true // until somebody says otherwise
+	e.wanted = e.wanted || !p.hasSet
+	if s.State == sandbox.StateRunning {
+		in, life := p.incarnateLocked(ctx, s.ID, a)
+		in.adopted, in.created = true, true
+		in.cgroup, in.tmpPath = s.CgroupPath, s.TmpPath
+		workers.Go(func() { p.live(ctx, life, in) })
 	}
-	in, life := p.incarnateLocked(ctx, s.ID, a)
-	in.adopted, in.created = true, true
-	in.cgroup, in.tmpPath = s.CgroupPath, s.TmpPath
-	workers.Go(func() { p.live(ctx, life, in) })
 	p.updateLocked(time.Now())
 }
 
