@@ -33,12 +33,12 @@ type client struct {
 func (a *app) dial() (*client, error) {
 	c := &client{address: cmp.Or(a.control, a.env.Getenv("HEARTH_CONTROL"), DefaultControl)}
 	if _, _, err := net.SplitHostPort(c.address); err != nil {
-		return nil, fmt.Errorf("--control %q: want HOST:PORT: %w", c.address, errdefs.ErrInvalidArgument)
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("--control %q: want HOST:PORT", c.address))
 	}
 	conn, err := grpc.NewClient("passthrough:///"+c.address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(c.dialTCP))
 	if err != nil {
-		return nil, fmt.Errorf("--control %q: %w: %w", c.address, err, errdefs.ErrInvalidArgument)
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("--control %q: %v", c.address, err))
 	}
 	c.conn = conn
 	c.OperatorServiceClient = operatorv1.NewOperatorServiceClient(conn)
@@ -65,16 +65,19 @@ func (c *client) explain(err error) error {
 	dialErr := c.dialErr
 	c.mu.Unlock()
 	const hint = `is hearth-control running ("hearth up" starts one), and does --control or HEARTH_CONTROL name its --operator-listen address?`
+	say := func(format string, args ...any) error {
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf(format, args...))
+	}
 	st, _ := status.FromError(err)
 	switch {
 	case dialErr != nil:
-		return fmt.Errorf("cannot reach hearth-control at %s: %s; %s (%w)", c.address, shortDialError(dialErr), hint, errdefs.ErrUnavailable)
+		return say("cannot reach hearth-control at %s: %s; %s", c.address, shortDialError(dialErr), hint)
 	case st.Code() == codes.DeadlineExceeded:
-		return fmt.Errorf("hearth-control at %s did not answer within %s; %s (%w)", c.address, callLimit, hint, errdefs.ErrUnavailable)
+		return say("hearth-control at %s did not answer within %s; %s", c.address, callLimit, hint)
 	case st.Code() == codes.Canceled:
-		return fmt.Errorf("interrupted: %w", errdefs.ErrUnavailable)
+		return say("interrupted")
 	case st.Code() == codes.Unavailable || st.Code() == codes.Unimplemented:
-		return fmt.Errorf("hearth-control at %s: %s; %s (%w)", c.address, st.Message(), hint, errdefs.ErrUnavailable)
+		return say("hearth-control at %s: %s; %s", c.address, st.Message(), hint)
 	default:
 		return errors.New(st.Message())
 	}

@@ -91,7 +91,7 @@ func (a *app) awaitEmpty(ctx context.Context, c *client, id string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waiting until %s is empty: %w: %w", id, context.Cause(ctx), errdefs.ErrUnavailable)
+			return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("waiting until %s is empty: %v", id, context.Cause(ctx)))
 		case <-tick.C:
 		}
 	}

@@ -19,6 +19,9 @@ import (
 	"github.com/hearth-compute/hearth/controlplane/fleet/local/process"
 )
 
+// cgroupParent is above the cgroups of all instances.
+const cgroupParent = "/hearth"
+
 // agentArgs is the command line of an instance's agent.
 func (f *Fleet) agentArgs(inst instance, r record) []string {
 	args := append(inst.identity(),
@@ -28,7 +31,7 @@ func (f *Fleet) agentArgs(inst instance, r record) []string {
 		"--subnet", r.Subnet.String(),
 		"--deny-cidr", r.SubnetPool.String(),
 		"--nft-table", "hearth_"+strings.ReplaceAll(string(inst.id), "-", "_"),
-		"--cgroup-parent", "/hearth/"+string(inst.id),
+		"--cgroup-parent", cgroupParent+"/"+string(inst.id),
 		"--vcpu", formatCPU(r.CPU),
 		"--memory", formatBytes(r.Memory),
 		"--limit",

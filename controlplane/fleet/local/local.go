@@ -153,6 +153,8 @@ type Fleet struct {
 	nudge     chan struct{}
 	// hostAddrs tells the addresses of this machine; tests replace it.
 	hostAddrs func() ([]net.Addr, error)
+	// cgroups is where they are mounted; tests replace it.
+	cgroups string
 }
 
 var _ fleet.Cloud = (*Fleet)(nil)
@@ -170,6 +172,7 @@ func New(cfg Config) (*Fleet, error) {
 		launching: make(chan struct{}, 1),
 		nudge:     make(chan struct{}, 1),
 		hostAddrs: net.InterfaceAddrs,
+		cgroups:   "/sys/fs/cgroup",
 	}, nil
 }
 

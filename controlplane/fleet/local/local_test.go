@@ -125,6 +125,7 @@ func newFleet(t *testing.T, change func(*Config)) *Fleet {
 		t.Fatal(err)
 	}
 	f.hostAddrs = func() ([]net.Addr, error) { return nil, nil }
+	f.cgroups = t.TempDir()
 	t.Cleanup(func() {
 		for _, inst := range mustInstances(t, f) {
 			_ = os.Remove(inst.path("cannot-destroy"))
@@ -608,6 +609,28 @@ func TestAmountsAreWrittenAsFlagsWantThem(t *testing.T) {
 	for size, want := range map[controlplane.Bytes]string{8 << 30: "8GiB", 512 << 20: "512MiB", 1 << 10: "1KiB", 1500: "1500B"} {
 		if got := formatBytes(size); got != want {
 			t.Errorf("%d: got %q, want %q", size, got, want)
+		}
+	}
+}
+
+func TestEmptyCgroupParentIsRemoved(t *testing.T) {
+	t.Parallel()
+	v1, v2 := t.TempDir(), t.TempDir()
+	for _, dir := range []string{v1 + "/cpu/hearth", v1 + "/memory/hearth/i-1", v2 + "/hearth", v2 + "/user.slice/hearth"} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(v2+"/cgroup.controllers", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	removeCgroupParent(v1)
+	removeCgroupParent(v2)
+	for dir, want := range map[string]bool{
+		v1 + "/cpu/hearth": false, v1 + "/memory/hearth/i-1": true, v2 + "/hearth": false, v2 + "/user.slice/hearth": true,
+	} {
+		if _, err := os.Stat(dir); (err == nil) != want {
+			t.Errorf("%s: got %v, want there %t", dir, err, want)
 		}
 	}
 }

@@ -43,7 +43,20 @@ func (f *Fleet) TerminateAll(ctx context.Context) error {
 	}
 	all.Wait()
 	f.sweep()
+	removeCgroupParent(f.cgroups)
 	return errors.Join(errs...)
+}
+
+// removeCgroupParent removes the cgroup above those of all instances, of this
+// fleet and of others on this machine, if it is empty.
+func removeCgroupParent(root string) {
+	dirs := []string{filepath.Join(root, cgroupParent)} // v2
+	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err != nil {
+		dirs, _ = filepath.Glob(filepath.Join(root, "*", cgroupParent)) // v1: one for each controller
+	}
+	for _, dir := range dirs {
+		_ = unix.Rmdir(dir)
+	}
 }
 
 func (f *Fleet) terminateNow(ctx context.Context, inst instance) error {
