@@ -11,8 +11,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-
-	"github.com/hearth-compute/hearth/agent/sampler"
 )
 
 // What lies in the data directory.
@@ -70,23 +68,4 @@ func bootID() string {
 		return ""
 	}
 	return strings.TrimSpace(string(b))
-}
-
-// hostReader measures the parent cgroup when that is the instance, else the
-// machine.
-func (a *Agent) hostReader() sampler.Reader {
-	if !a.cfg.LimitParent {
-		return sampler.Machine
-	}
-	var read sampler.Reader
-	return func() (sampler.Usage, error) {
-		if read == nil {
-			r, err := openCgroup(a.cfg.CgroupParent)
-			if err != nil {
-				return sampler.Usage{}, err
-			}
-			read = r
-		}
-		return read()
-	}
 }

@@ -11,8 +11,14 @@ import (
 	"github.com/hearth-compute/hearth/agent"
 )
 
-// Machine reads the whole machine the process runs on. It implements Reader.
-func Machine() (Usage, error) {
+// Machine reads the whole machine the process runs on.
+type Machine struct{}
+
+// Close implements Reader.
+func (Machine) Close() error { return nil }
+
+// Read implements Reader.
+func (Machine) Read() (Usage, error) {
 	times, err := cpu.Times(false)
 	if err != nil || len(times) == 0 {
 		return Usage{}, fmt.Errorf("reading the machine's cpu times: %w: %w", err, errdefs.ErrInternal)

@@ -33,7 +33,12 @@ type Usage struct {
 }
 
 // Reader reads the usage of one group of processes.
-type Reader func() (Usage, error)
+type Reader interface {
+	// Read returns the usage now.
+	Read() (Usage, error)
+	// Close releases what the reader holds.
+	Close() error
+}
 
 // Target is one sandbox.
 type Target struct {
@@ -51,7 +56,7 @@ type Config struct {
 	Targets func() []Target
 	// Open returns the reader of a cgroup.
 	Open func(cgroupPath string) (Reader, error)
-	// Host reads the instance as a whole.
+	// Host reads the instance as a whole; Run closes it.
 	Host Reader
 	// DataDir is on the file system whose fill is reported.
 	DataDir string
@@ -103,6 +108,7 @@ func (s *Sampler) Host() agent.HostHeat {
 
 // Run measures until ctx is cancelled.
 func (s *Sampler) Run(ctx context.Context) error {
+	defer s.closeAll()
 	tick := time.NewTicker(s.cfg.Interval)
 	defer tick.Stop()
 	for {
@@ -113,6 +119,13 @@ func (s *Sampler) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+func (s *Sampler) closeAll() {
+	for id, g := range s.gauges {
+		g.close(s.cfg.Log, id)
+	}
+	s.host.close(s.cfg.Log, "host")
 }
 
 func (s *Sampler) sample() {
@@ -130,7 +143,12 @@ func (s *Sampler) sample() {
 		}
 		environments[t.Environment] = heat
 	}
-	maps.DeleteFunc(s.gauges, func(id string, _ *gauge) bool { return !live[id] })
+	maps.DeleteFunc(s.gauges, func(id string, g *gauge) bool {
+		if !live[id] {
+			g.close(s.cfg.Log, id)
+		}
+		return !live[id]
+	})
 	var host agent.HostHeat
 	host.CPU, host.Memory = s.host.measure(s.cfg.Log, "host")
 	if used, total, err := fill(s.cfg.DataDir); err == nil {
@@ -160,12 +178,21 @@ func (s *Sampler) gauge(t Target) *gauge {
 	return g
 }
 
+func (g *gauge) close(log *slog.Logger, name string) {
+	if g.read == nil {
+		return
+	}
+	if err := g.read.Close(); err != nil {
+		log.Debug("usage reader cannot be closed", "sandbox", name, "err", err)
+	}
+}
+
 // measure returns the CPU used since the call before and the memory used now.
 func (g *gauge) measure(log *slog.Logger, name string) (agent.MilliCPU, agent.Bytes) {
 	if g.read == nil {
 		return 0, 0
 	}
-	now, err := g.read()
+	now, err := g.read.Read()
 	if err != nil {
 		log.Debug("usage cannot be read", "sandbox", name, "err", err)
 		return 0, 0

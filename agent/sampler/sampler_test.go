@@ -15,9 +15,10 @@ import (
 
 // group is a scripted cgroup.
 type group struct {
-	mu    sync.Mutex
-	usage sampler.Usage
-	err   error
+	mu     sync.Mutex
+	usage  sampler.Usage
+	err    error
+	closed int
 }
 
 func (g *group) set(u sampler.Usage, err error) {
@@ -26,10 +27,19 @@ func (g *group) set(u sampler.Usage, err error) {
 	g.usage, g.err = u, err
 }
 
-func (g *group) read() (sampler.Usage, error) {
+// Read implements sampler.Reader.
+func (g *group) Read() (sampler.Usage, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.usage, g.err
+}
+
+// Close implements sampler.Reader.
+func (g *group) Close() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed++
+	return nil
 }
 
 func TestHeatIsTheRateOfTheLastInterval(t *testing.T) {
@@ -47,11 +57,11 @@ func TestHeatIsTheRateOfTheLastInterval(t *testing.T) {
 			Open: func(path string) (sampler.Reader, error) {
 				opened++
 				if path == "/a" {
-					return a.read, nil
+					return &a, nil
 				}
-				return b.read, nil
+				return &b, nil
 			},
-			Host:    host.read,
+			Host:    &host,
 			DataDir: t.TempDir(),
 			Log:     slog.New(slog.DiscardHandler),
 		})
@@ -83,8 +93,8 @@ func TestHeatIsTheRateOfTheLastInterval(t *testing.T) {
 			t.Errorf("opened %d cgroups, want 2, once each", opened)
 		}
 		cancel()
-		if err := <-done; err != nil {
-			t.Fatal(err)
+		if err := <-done; err != nil || a.closed != 1 || b.closed != 1 || host.closed != 1 {
+			t.Fatalf("got %v, closed %d %d %d times", err, a.closed, b.closed, host.closed)
 		}
 	})
 }
@@ -95,7 +105,7 @@ func TestMachineHasSizeAndUsage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	used, err := sampler.Machine()
+	used, err := sampler.Machine{}.Read()
 	if err != nil {
 		t.Fatal(err)
 	}
