@@ -96,7 +96,7 @@ func TestEventuallyGivesUpAfterAMinute(t *testing.T) {
 
 func TestRefusesConcurrenciesItCannotMeasure(t *testing.T) {
 	for _, list := range []string{"", "0", "65", "1,x"} {
-		if err := run(t.Context(), io.Discard, time.Second, list); err == nil || !strings.Contains(err.Error(), "concurrency") {
+		if err := run(t.Context(), io.Discard, time.Second, list, ""); err == nil || !strings.Contains(err.Error(), "concurrency") {
 			t.Errorf("concurrency %q: %v", list, err)
 		}
 	}

@@ -43,11 +43,12 @@ var errTooSlow = errors.New("the benchmark took longer than ten minutes")
 
 func main() {
 	duration := flag.Duration("duration", 5*time.Second, "how long each measurement takes")
+	only := flag.String("only", "", "measure one path only: full or agent")
 	list := flag.String("concurrency", "1,16,32", "numbers of callers, separated by commas")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Minute, errTooSlow)
-	err := run(ctx, os.Stdout, *duration, *list)
+	err := run(ctx, os.Stdout, *duration, *list, *only)
 	cancel()
 	stop()
 	if err != nil {
@@ -56,7 +57,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, w io.Writer, duration time.Duration, list string) error {
+func run(ctx context.Context, w io.Writer, duration time.Duration, list, only string) error {
 	p := params{duration: duration}
 	for text := range strings.SplitSeq(list, ",") {
 		n, err := strconv.Atoi(text)
@@ -64,6 +65,9 @@ func run(ctx context.Context, w io.Writer, duration time.Duration, list string) 
 			return fmt.Errorf("concurrency %q: want a number from 1 to %d", text, maxConcurrency)
 		}
 		p.concurrencies = append(p.concurrencies, n)
+	}
+	if only != "" && only != "full" && only != "agent" {
+		return fmt.Errorf("-only %q: want full or agent", only)
 	}
 	if os.Geteuid() != 0 {
 		return errors.New("needs root")
@@ -74,12 +78,15 @@ func run(ctx context.Context, w io.Writer, duration time.Duration, list string) 
 	}
 	p.archive = archive
 	for _, path := range []struct {
-		name    string
-		measure func(context.Context, io.Writer, params) error
+		id, name string
+		measure  func(context.Context, io.Writer, params) error
 	}{
-		{"full path: HTTP → hearth-control → hearth-agent → function", fullPath},
-		{"agent alone: gRPC → hearth-agent → function", agentAlone},
+		{"full", "full path: HTTP → hearth-control → hearth-agent → function", fullPath},
+		{"agent", "agent alone: gRPC → hearth-agent → function", agentAlone},
 	} {
+		if only != "" && only != path.id {
+			continue
+		}
 		if _, err := fmt.Fprintf(w, "\n%s\n%s\n", path.name, header()); err != nil {
 			return err
 		}
