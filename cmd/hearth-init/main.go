@@ -3,7 +3,8 @@
 //
 //	hearth-init -- FILE[:FILE…] [ARGUMENT…]
 //
-// The first FILE that exists is run. The exit code is the command's, 128+n if
+// The first FILE that exists is run; one without a slash is looked for in PATH.
+// The exit code is the command's, 128+n if
 // signal n ended it, 127 if no FILE exists and 126 if it cannot be executed.
 package main
 
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -56,6 +58,9 @@ func run(args []string, stderr io.Writer) int {
 // choose returns the first of the colon-separated files that exists.
 func choose(list string) (string, error) {
 	for file := range strings.SplitSeq(list, ":") {
+		if found, err := exec.LookPath(file); err == nil && !strings.Contains(file, "/") {
+			return found, nil
+		}
 		if info, err := os.Stat(file); err == nil && !info.IsDir() {
 			return file, nil
 		}

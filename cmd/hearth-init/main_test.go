@@ -169,6 +169,9 @@ func TestRunsTheFirstFileThatExists(t *testing.T) {
 	if code != 0 || !strings.HasSuffix(stdout, " a b|\n") {
 		t.Errorf("got %d %q", code, stdout)
 	}
+	if code, _, stderr := finish(t, "--", "hearth-nowhere:true"); code != 0 {
+		t.Errorf("from PATH: got %d %q", code, stderr)
+	}
 }
 
 func TestSaysInOneLineWhyItCannotRun(t *testing.T) {

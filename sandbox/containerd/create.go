@@ -36,9 +36,12 @@ const (
 
 var errUndoTooSlow = errors.New("cleaning up took too long")
 
-func validate(spec sandbox.Spec) error {
+func (c Config) validate(spec sandbox.Spec) error {
 	if err := oci.Validate(spec); err != nil {
 		return err
+	}
+	if all := c.CgroupLimits.CPU; all > 0 && spec.Limits.CPU > all { // version 1 refuses it
+		return fmt.Errorf("sandbox %s: its cpu limit is above that of all together: %w", spec.ID, errdefs.ErrInvalidArgument)
 	}
 	for k, v := range spec.Labels {
 		if k == "" || len(labelPrefix)+len(k)+len(v) > maxLabel {
@@ -60,7 +63,7 @@ func validate(spec sandbox.Spec) error {
 // by side, then container and task.
 func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Status, error) {
 	ctx = d.scope(ctx)
-	if err := validate(spec); err != nil {
+	if err := d.cfg.validate(spec); err != nil {
 		return sandbox.Status{}, err
 	}
 	unlock, err := d.locks.lock(ctx, spec.ID)

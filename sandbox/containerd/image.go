@@ -35,7 +35,8 @@ const (
 )
 
 // Pull implements sandbox.Runtime. Concurrent calls for one reference with the
-// same credentials share the work.
+// same credentials share the work. An image that is present is not asked for
+// again: neither do its tags move nor are credentials checked.
 func (d *Driver) Pull(ctx context.Context, image sandbox.Image) (sandbox.ImageConfig, error) {
 	key := strings.Join([]string{image.Ref, image.Username, image.Password}, "\x00")
 	// The one who does the work may leave while others wait for it.

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -183,15 +184,19 @@ func allocate(_ context.Context, w World, args []string) int {
 }
 
 func dial(ctx context.Context, w World, args []string) int {
-	for _, address := range args {
-		answer := "silent"
-		if c, err := connect(ctx, w, address); err == nil {
-			answer = "answered"
-			_ = c.Close()
-		}
-		_, _ = fmt.Fprintln(w.Stdout, address, answer)
+	answers := make([]string, len(args))
+	var wg sync.WaitGroup
+	for i, address := range args {
+		wg.Go(func() {
+			answers[i] = address + " silent"
+			if c, err := connect(ctx, w, address); err == nil {
+				answers[i] = address + " answered"
+				_ = c.Close()
+			}
+		})
 	}
-	return 0
+	wg.Wait()
+	return printLines(w.Stdout, answers)
 }
 
 func connect(ctx context.Context, w World, address string) (net.Conn, error) {
