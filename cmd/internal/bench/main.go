@@ -58,13 +58,9 @@ func main() {
 }
 
 func run(ctx context.Context, w io.Writer, duration time.Duration, list, only string) error {
-	p := params{duration: duration}
-	for text := range strings.SplitSeq(list, ",") {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 || n > maxConcurrency {
-			return fmt.Errorf("concurrency %q: want a number from 1 to %d", text, maxConcurrency)
-		}
-		p.concurrencies = append(p.concurrencies, n)
+	concurrencies, err := parseConcurrencies(list)
+	if err != nil {
+		return err
 	}
 	if only != "" && only != "full" && only != "agent" {
 		return fmt.Errorf("-only %q: want full or agent", only)
@@ -76,7 +72,7 @@ func run(ctx context.Context, w io.Writer, duration time.Duration, list, only st
 	if err != nil {
 		return err
 	}
-	p.archive = archive
+	p := params{duration: duration, concurrencies: concurrencies, archive: archive}
 	for _, path := range []struct {
 		id, name string
 		measure  func(context.Context, io.Writer, params) error
@@ -95,6 +91,18 @@ func run(ctx context.Context, w io.Writer, duration time.Duration, list, only st
 		}
 	}
 	return nil
+}
+
+func parseConcurrencies(list string) ([]int, error) {
+	var concurrencies []int
+	for text := range strings.SplitSeq(list, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > maxConcurrency {
+			return nil, fmt.Errorf("concurrency %q: want a number from 1 to %d", text, maxConcurrency)
+		}
+		concurrencies = append(concurrencies, n)
+	}
+	return concurrencies, nil
 }
 
 // measureAll runs call at each concurrency, after a moment to warm up, and
