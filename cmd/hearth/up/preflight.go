@@ -80,15 +80,26 @@ func (a Addresses) free(ctx context.Context) error {
 		{"operator-listen", a.Operators},
 		{"metrics-listen", a.Metrics},
 	} {
-		lis, err := (&net.ListenConfig{}).Listen(ctx, "tcp", l.address)
-		if err != nil {
+		if err := tryListen(ctx, l.address); err != nil {
 			errs = append(errs, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
 				"--%s: %v; is another Hearth running?", l.flag, err)))
-			continue
 		}
-		_ = lis.Close()
 	}
 	return errors.Join(errs...)
+}
+
+// tryListen tries for a moment: a process that just ended may not have let go
+// of its listener yet.
+func tryListen(ctx context.Context, address string) error {
+	for begun := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		lis, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+		if err == nil {
+			return lis.Close()
+		}
+		if time.Since(begun) > time.Second {
+			return err
+		}
+	}
 }
 
 // ready asks hearth-control whether it is.

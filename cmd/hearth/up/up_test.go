@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -160,7 +161,7 @@ func start(t *testing.T, change func(*Config)) *stack {
 		cancel(errors.New("the test is over"))
 		running.Wait()
 		if t.Failed() {
-			t.Logf("hearth up said:\n%s", s.output())
+			t.Logf("hearth up ended with %v and said:\n%s", s.err, s.output())
 		}
 	})
 	return s
@@ -238,14 +239,21 @@ func until(t *testing.T, what string, holds func() bool) {
 	}
 }
 
+// nextPort is below what the kernel hands out, so that no two tests get the same.
+var nextPort atomic.Int32
+
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	lis, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 200 {
+		address := fmt.Sprintf("127.0.0.1:%d", 20000+os.Getpid()%500*20+int(nextPort.Add(1)))
+		lis, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", address)
+		if err == nil {
+			_ = lis.Close()
+			return address
+		}
 	}
-	defer func() { _ = lis.Close() }()
-	return lis.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 // gone reports whether a process has ended, reaped or not: an orphan's zombie is
