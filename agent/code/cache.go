@@ -61,6 +61,10 @@ type Config struct {
 	Budget agent.Bytes
 	// Fetcher is required.
 	Fetcher Fetcher
+	// MaxUnpacked and MaxEntries bound what one archive may become; zero means
+	// AWS's 250 MB, and 100,000.
+	MaxUnpacked agent.Bytes
+	MaxEntries  int
 	// BootID changes with every boot of the host; empty means unknown.
 	BootID string
 }
@@ -93,6 +97,12 @@ var isHash = regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString //nolint:gocheckno
 // New sweeps what crashes left in the directory and returns a cache of the
 // rest.
 func New(cfg Config) (*Cache, error) {
+	if cfg.MaxUnpacked == 0 {
+		cfg.MaxUnpacked = maxUnpacked
+	}
+	if cfg.MaxEntries == 0 {
+		cfg.MaxEntries = maxEntries
+	}
 	c := &Cache{cfg: cfg, entries: map[string]*entry{}}
 	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil { //nolint:gosec // functions read it under their own user
 		return nil, fmt.Errorf("making the code cache: %w", err)
@@ -239,7 +249,7 @@ func (c *Cache) load(ctx context.Context, code agent.Code, e *entry) (err error)
 		return err
 	}
 	tree := filepath.Join(work, "tree")
-	if err := unpack(archive, tree); err != nil {
+	if err := c.unpack(archive, tree); err != nil {
 		return fmt.Errorf("unpacking code %s: %w", code.SHA256, err)
 	}
 	if size, err = treeSize(tree); err != nil {

@@ -26,14 +26,14 @@ const (
 // archive says: nothing is written outside dir, nothing but directories,
 // regular files and links within the tree is made, and everything is readable
 // by all and writable by its owner alone.
-func unpack(archive, dir string) (err error) {
+func (c *Cache) unpack(archive, dir string) (err error) {
 	r, err := zip.OpenReader(archive)
 	if err != nil {
 		return invalid("not a zip archive: %v", err)
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	if len(r.File) > maxEntries {
-		return invalid("archive has %d entries, at most %d are allowed", len(r.File), maxEntries)
+	if len(r.File) > c.cfg.MaxEntries {
+		return invalid("archive has %d entries, at most %d are allowed", len(r.File), c.cfg.MaxEntries)
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // functions read it under their own user
 		return err
@@ -46,7 +46,7 @@ func unpack(archive, dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	u := &unpacker{root: root, left: maxUnpacked}
+	u := &unpacker{root: root, left: int64(c.cfg.MaxUnpacked)}
 	for _, f := range r.File {
 		if err := u.entry(f); err != nil {
 			return fmt.Errorf("entry %.200q: %w", f.Name, err)
@@ -135,7 +135,7 @@ func (u *unpacker) file(f *zip.File, name string) (err error) {
 		return invalid("unpacking: %v", err)
 	}
 	if u.left -= n; u.left < 0 {
-		return invalid("archive unpacks to more than %d bytes", maxUnpacked)
+		return invalid("archive unpacks to more bytes than are allowed")
 	}
 	return dst.Chmod(perm)
 }

@@ -32,7 +32,10 @@ func toStatus(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return status.FromContextError(err).Err()
 	}
-	return errgrpc.ToGRPC(err)
+	if err = errgrpc.ToGRPC(err); status.Code(err) == codes.Unknown {
+		return status.Error(codes.Internal, err.Error())
+	}
+	return err
 }
 
 // refusal carries a verdict over the wire.
