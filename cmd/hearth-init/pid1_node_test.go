@@ -4,6 +4,7 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,11 +30,14 @@ func shared(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := os.CreateTemp("", "hearth-init-test-")
+	dir := t.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // a test's directories are its user's alone
+		t.Fatal(err)
+	}
+	f, err := os.CreateTemp(dir, "hearth-init-test-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.Remove(f.Name()) })
 	if _, err := f.Write(content); err != nil {
 		t.Fatal(err)
 	}

@@ -39,11 +39,11 @@ const (
 	GID = 990
 )
 
-const passwd = `root:x:0:0:root:/root:/sbin/nologin
+const users = `root:x:0:0:root:/root:/sbin/nologin
 sbx_user:x:993:990::/home/sbx_user:/sbin/nologin
 `
 
-const group = `root:x:0:
+const groups = `root:x:0:
 sbx_user:x:990:
 `
 
@@ -87,10 +87,10 @@ func rootfs() ([]byte, error) {
 		data []byte
 	}{
 		{".hearth/init", nil}, // mount points
-		{"etc/group", []byte(group)},
+		{"etc/group", []byte(groups)},
 		{"etc/hosts", nil},
 		{"etc/nsswitch.conf", []byte("hosts: files dns\n")},
-		{"etc/passwd", []byte(passwd)},
+		{"etc/passwd", []byte(users)},
 		{"etc/resolv.conf", nil},
 		{"etc/ssl/certs/ca-certificates.crt", certificates},
 	} {

@@ -136,7 +136,8 @@ func (c Config) hostsFile() string               { return c.dir("hosts") }
 func (c Config) resolvConf() string              { return c.dir("resolv.conf") }
 func (c Config) leaseDir() string                { return c.dir("cni", "ipam") }
 func (c Config) cniCache() string                { return c.dir("cni", "cache") }
-func (c Config) ownDirs() []string               { return []string{"netns", "tmp", "sandboxes", "cni"} }
+func (Config) ownDirs() []string                 { return []string{"netns", "tmp", "sandboxes", "cni"} }
+
 func (c Config) fifos(id sandbox.ID) (o, e string) {
 	return filepath.Join(c.sandboxDir(id), "stdout"), filepath.Join(c.sandboxDir(id), "stderr")
 }

@@ -88,7 +88,7 @@ func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Status,
 		undo, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), undoLimit, errUndoTooSlow)
 		defer cancel()
 		if e := d.purge(undo, spec.ID); e != nil {
-			d.log.Warn("cleaning up after a failed create", "sandbox", spec.ID, "err", e) // Sweep tries again
+			d.log.WarnContext(ctx, "cleaning up after a failed create", "sandbox", spec.ID, "err", e) // Sweep tries again
 		}
 		return sandbox.Status{}, fail("creating", spec.ID, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -239,21 +240,24 @@ func manifestDigest(ctx context.Context, img client.Image) (string, error) {
 	if err := json.Unmarshal(blob, &index); err != nil {
 		return "", fmt.Errorf("image index: %w: %w", errdefs.ErrInvalidArgument, err)
 	}
-	best := -1
-	for i, m := range index.Manifests {
-		fits := m.Platform == nil || img.Platform().Match(*m.Platform)
-		if !fits || !images.IsManifestType(m.MediaType) {
-			continue
-		}
-		if best < 0 || m.Platform != nil && index.Manifests[best].Platform != nil &&
-			img.Platform().Less(*m.Platform, *index.Manifests[best].Platform) {
-			best = i
-		}
-	}
-	if best < 0 {
+	return best(index.Manifests, img.Platform())
+}
+
+// best returns the digest of the manifest that fits a platform best.
+func best(manifests []ocispec.Descriptor, platform platforms.MatchComparer) (string, error) {
+	fitting := slices.DeleteFunc(slices.Clone(manifests), func(m ocispec.Descriptor) bool {
+		return !images.IsManifestType(m.MediaType) || m.Platform != nil && !platform.Match(*m.Platform)
+	})
+	if len(fitting) == 0 {
 		return "", errdefs.ErrNotFound
 	}
-	return index.Manifests[best].Digest.String(), nil
+	first := slices.MinFunc(fitting, func(a, b ocispec.Descriptor) int {
+		if a.Platform != nil && b.Platform != nil && platform.Less(*a.Platform, *b.Platform) {
+			return -1
+		}
+		return 0
+	})
+	return first.Digest.String(), nil
 }
 
 // noPlatform: what is there but has no manifest for us is of no use here.

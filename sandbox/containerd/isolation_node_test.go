@@ -212,6 +212,52 @@ func outside(t *testing.T) (server, gateway string) {
 	return l.Addr().String(), "198.51.100.1"
 }
 
+// hostAddresses returns the IPv4 addresses of this host, loopback excepted.
+func hostAddresses(t *testing.T) []string {
+	t.Helper()
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var own []string
+	for _, a := range addresses {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && !p.Addr().IsLoopback() {
+			own = append(own, p.Addr().String())
+		}
+	}
+	slices.Sort(own)
+	return slices.Compact(own)
+}
+
+func removeTables(t *testing.T, names ...string) {
+	t.Helper()
+	conn, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		conn.DelTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: name})
+	}
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// expect wants every answer to a dial to be this one, those from the sandbox's
+// own loopback to be none.
+func expect(t *testing.T, lines []string, answer string) {
+	t.Helper()
+	for _, line := range lines {
+		want := answer
+		if strings.HasPrefix(line, "127.") {
+			want = "silent"
+		}
+		if !strings.HasSuffix(line, " "+want) {
+			t.Errorf("want %s: %s", want, line)
+		}
+	}
+}
+
 // TestNothingBesideTheOutsideAnswers dials, from inside a sandbox, everything it
 // must not reach, and then again without the policy, when all of it answers: it
 // is the policy that keeps them silent.
@@ -232,32 +278,17 @@ func TestNothingBesideTheOutsideAnswers(t *testing.T) {
 		other.address(t, "stranger") + port,
 		metadataService(t),
 	}
-	gateway := w.cfg.Subnet.Addr().Next().String()
-	addresses, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var own []string
-	for _, a := range addresses {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && !p.Addr().IsLoopback() {
-			own = append(own, p.Addr().String())
-		}
-	}
-	if !slices.Contains(own, gateway) {
+	own := hostAddresses(t)
+	if gateway := w.cfg.Subnet.Addr().Next().String(); !slices.Contains(own, gateway) {
 		t.Errorf("the gateway %s is not among the host's addresses %q", gateway, own)
 	}
-	slices.Sort(own)
-	for _, a := range slices.Compact(own) {
+	for _, a := range own {
 		silent = append(silent, net.JoinHostPort(a, hostPort))
 	}
 	loopback := net.JoinHostPort("127.0.0.1", hostPort)
 
 	dial := append([]string{"dial", loopback}, silent...)
-	for _, line := range w.answers(t, "inside", len(silent)+1, dial...) {
-		if !strings.HasSuffix(line, " silent") {
-			t.Errorf("with the policy: %s", line)
-		}
-	}
+	expect(t, w.answers(t, "inside", len(silent)+1, dial...), "silent")
 	for _, address := range silent[:2] { // and nobody comes in
 		if c, err := net.DialTimeout("tcp", address, time.Second); err == nil {
 			_ = c.Close()
@@ -265,21 +296,8 @@ func TestNothingBesideTheOutsideAnswers(t *testing.T) {
 		}
 	}
 
-	conn, err := nftables.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, table := range []string{w.cfg.NftTable, other.cfg.NftTable} {
-		conn.DelTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: table})
-	}
-	if err := conn.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	for _, line := range w.answers(t, "unbound", len(silent)+1, dial...) {
-		if want := map[bool]string{true: " silent", false: " answered"}[strings.HasPrefix(line, "127.")]; !strings.HasSuffix(line, want) {
-			t.Errorf("without the policy: %s", line)
-		}
-	}
+	removeTables(t, w.cfg.NftTable, other.cfg.NftTable)
+	expect(t, w.answers(t, "unbound", len(silent)+1, dial...), "answered")
 }
 
 func TestTheOutsideIsReachedWithTheHostsAddress(t *testing.T) {

@@ -87,7 +87,7 @@ func (d *Driver) Stop(ctx context.Context, id sandbox.ID, grace time.Duration) e
 }
 
 func (d *Driver) signal(ctx context.Context, id sandbox.ID, sig unix.Signal) error {
-	_, err := d.client.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: string(id), Signal: uint32(sig), All: sig == unix.SIGKILL})
+	_, err := d.client.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: string(id), Signal: uint32(sig), All: sig == unix.SIGKILL}) //nolint:gosec // G115: signals are small
 	return unlessNotFound(err)
 }
 
@@ -108,7 +108,7 @@ func (d *Driver) kill(ctx context.Context, id sandbox.ID) error {
 	}
 	if p != nil && p.state != sandbox.StateStopped {
 		if err := d.signal(ctx, id, unix.SIGKILL); err != nil {
-			d.log.Debug("killing a task", "sandbox", id, "err", err) // the cgroup is next
+			d.log.DebugContext(ctx, "killing a task", "sandbox", id, "err", err) // the cgroup is next
 		} else if err := d.awaitExit(ctx, id); err != nil {
 			return err
 		}

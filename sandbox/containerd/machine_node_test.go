@@ -57,11 +57,10 @@ func errOf(errs ...error) error {
 }
 
 func TestMain(m *testing.M) {
-	code := m.Run()
+	m.Run()
 	if dir, err := binaries(); err == nil {
 		_ = os.RemoveAll(dir)
 	}
-	os.Exit(code)
 }
 
 // requireNode skips where containers cannot run.

@@ -43,7 +43,7 @@ func (d *Driver) applyPolicy(context.Context) error {
 	filter := func(name string, hook *nftables.ChainHook) *nftables.Chain {
 		return conn.AddChain(&nftables.Chain{
 			Name: name, Table: table, Type: nftables.ChainTypeFilter, Hooknum: hook,
-			Priority: nftables.ChainPriorityRef(*nftables.ChainPriorityFilter - 10),
+			Priority: new(*nftables.ChainPriorityFilter - 10),
 		})
 	}
 	rule := func(chain *nftables.Chain, exprs ...[]expr.Any) {

@@ -42,7 +42,7 @@ func (d *Driver) sweep(ctx context.Context, id sandbox.ID) error {
 	case !errdefs.IsNotFound(err):
 		return fail("sweeping", id, err)
 	}
-	d.log.Info("removing what is left of a sandbox", "sandbox", id)
+	d.log.InfoContext(ctx, "removing what is left of a sandbox", "sandbox", id)
 	return fail("sweeping", id, d.purge(ctx, id))
 }
 

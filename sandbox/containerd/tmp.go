@@ -41,7 +41,7 @@ func (d *Driver) makeTmp(ctx context.Context, id sandbox.ID, size sandbox.Bytes)
 	if err := os.Remove(filepath.Join(dir, "lost+found")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return os.Chmod(dir, 0o777|os.ModeSticky) //nolint:gosec // G302: it is a /tmp
+	return os.Chmod(dir, 0o777|os.ModeSticky)
 }
 
 func sparse(file string, size int64) error {

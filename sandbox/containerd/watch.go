@@ -28,7 +28,7 @@ func (d *Driver) Watch(ctx context.Context, deliver func(sandbox.Event)) error {
 	w := watcher{d: d, deliver: deliver, told: map[sandbox.ID]bool{}}
 	for ctx.Err() == nil {
 		if err := w.follow(d.scope(ctx)); err != nil && ctx.Err() == nil {
-			d.log.Warn("watching sandboxes", "err", err) // again in a moment
+			d.log.WarnContext(ctx, "watching sandboxes", "err", err) // again in a moment
 		}
 		select {
 		case <-ctx.Done():

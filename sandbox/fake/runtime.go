@@ -57,8 +57,10 @@ func (h *Host) handOver(r *Runtime) {
 // Close plays the end of the driver's process: its listeners and their
 // connections close, watches end, further calls fail. Sandboxes run on.
 func (r *Runtime) Close() error {
-	if r.gone.Err() != nil {
+	select {
+	case <-r.gone.Done():
 		return nil
+	default:
 	}
 	r.stop(errClosed)
 	r.host.mu.Lock()

@@ -59,34 +59,39 @@ const HostsFile = "127.0.0.1\tlocalhost sandbox sandbox.localdomain\n"
 // class InvalidArgument.
 func Validate(spec sandbox.Spec) error {
 	l := spec.Limits
-	switch {
-	case !validID(spec.ID):
-		return invalid(spec.ID, "id must be 1 to 63 lower-case letters, digits and hyphens")
-	case len(spec.Args) == 0 || spec.Args[0] == "":
-		return invalid(spec.ID, "args are empty")
-	case spec.User.UID == 0 || spec.User.GID == 0:
-		return invalid(spec.ID, "user or group 0 is not allowed")
-	case spec.WorkingDir != "" && !path.IsAbs(spec.WorkingDir):
-		return invalid(spec.ID, "working directory is not absolute")
-	case l.CPU < minCPU:
-		return invalid(spec.ID, "cpu limit is below 10 milli-CPU")
-	case l.Memory < minMemory:
-		return invalid(spec.ID, "memory limit is below 16 MiB")
-	case l.Tmp < minTmp:
-		return invalid(spec.ID, "tmp limit is below 1 MiB")
-	case l.PIDs < 1:
-		return invalid(spec.ID, "pids limit is below 1")
-	case l.OpenFiles < 1:
-		return invalid(spec.ID, "open files limit is below 1")
-	}
-	for _, m := range spec.Mounts {
-		if !path.IsAbs(m.Source) || !path.IsAbs(m.Target) || path.Clean(m.Target) == "/" {
-			return invalid(spec.ID, fmt.Sprintf("mount %q on %q must be absolute paths and not on the root", m.Source, m.Target))
+	for _, fault := range []struct {
+		there bool
+		text  string
+	}{
+		{!validID(spec.ID), "id must be 1 to 63 lower-case letters, digits and hyphens"},
+		{len(spec.Args) == 0 || spec.Args[0] == "", "args are empty"},
+		{spec.User.UID == 0 || spec.User.GID == 0, "user or group 0 is not allowed"},
+		{spec.WorkingDir != "" && !path.IsAbs(spec.WorkingDir), "working directory is not absolute"},
+		{l.CPU < minCPU, "cpu limit is below 10 milli-CPU"},
+		{l.Memory < minMemory, "memory limit is below 16 MiB"},
+		{l.Tmp < minTmp, "tmp limit is below 1 MiB"},
+		{l.PIDs < 1, "pids limit is below 1"},
+		{l.OpenFiles < 1, "open files limit is below 1"},
+	} {
+		if fault.there {
+			return invalid(spec.ID, fault.text)
 		}
+	}
+	if err := validateMounts(spec); err != nil {
+		return err
 	}
 	for _, e := range spec.Env {
 		if name, _, ok := strings.Cut(e, "="); !ok || name == "" || strings.ContainsRune(e, 0) {
 			return invalid(spec.ID, "an environment entry is not NAME=value")
+		}
+	}
+	return nil
+}
+
+func validateMounts(spec sandbox.Spec) error {
+	for _, m := range spec.Mounts {
+		if !path.IsAbs(m.Source) || !path.IsAbs(m.Target) || path.Clean(m.Target) == "/" {
+			return invalid(spec.ID, fmt.Sprintf("mount %q on %q must be absolute paths and not on the root", m.Source, m.Target))
 		}
 	}
 	return nil

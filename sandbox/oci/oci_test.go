@@ -18,18 +18,19 @@ import (
 var update = flag.Bool("update", false, "rewrite golden files")
 
 func example() (sandbox.Spec, oci.Host) {
-	return sandbox.Spec{
-			ID:     "e-1",
-			Image:  sandbox.Image{Ref: "builtin:static"},
-			Args:   []string{"/var/task/bootstrap:/opt/bootstrap", "app.handler"},
-			Env:    []string{"A=1", "EMPTY="},
-			User:   sandbox.User{UID: 993, GID: 990},
-			Mounts: []sandbox.Mount{{Source: "/data/code/abc", Target: "/var/task"}},
-			Limits: sandbox.Limits{CPU: 1500, Memory: 512 << 20, Tmp: 64 << 20, PIDs: 1024, OpenFiles: 4096},
-		}, oci.Host{
-			InitPath: "/usr/bin/hearth-init", NetNS: "/data/netns/e-1", TmpDir: "/data/tmp/e-1",
-			HostsFile: "/data/hosts", ResolvConf: "/data/resolv.conf", CgroupsPath: "/hearth/i-1/e-1",
-		}
+	spec := sandbox.Spec{
+		ID:     "e-1",
+		Image:  sandbox.Image{Ref: "builtin:static"},
+		Args:   []string{"/var/task/bootstrap:/opt/bootstrap", "app.handler"},
+		Env:    []string{"A=1", "EMPTY="},
+		User:   sandbox.User{UID: 993, GID: 990},
+		Mounts: []sandbox.Mount{{Source: "/data/code/abc", Target: "/var/task"}},
+		Limits: sandbox.Limits{CPU: 1500, Memory: 512 << 20, Tmp: 64 << 20, PIDs: 1024, OpenFiles: 4096},
+	}
+	return spec, oci.Host{
+		InitPath: "/usr/bin/hearth-init", NetNS: "/data/netns/e-1", TmpDir: "/data/tmp/e-1",
+		HostsFile: "/data/hosts", ResolvConf: "/data/resolv.conf", CgroupsPath: "/hearth/i-1/e-1",
+	}
 }
 
 func TestSpecMatchesTheGoldenFile(t *testing.T) {

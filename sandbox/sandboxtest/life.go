@@ -23,29 +23,40 @@ func testLife(t *testing.T, b *bench) {
 	if got.ID != spec.ID || got.State != sandbox.StateCreated || got.PID != 0 {
 		t.Errorf("after Create: %+v", got)
 	}
-	if got.CreatedAt.Before(before.Add(-time.Second)) || got.CreatedAt.After(time.Now().Add(time.Second)) {
+	if age := got.CreatedAt.Sub(before); age.Abs() > patience {
 		t.Errorf("created at %v, want about %v", got.CreatedAt, before)
 	}
-	if s, ok := find(t, b.d, spec.ID); !ok || s.State != sandbox.StateCreated {
-		t.Errorf("listed after Create: %v %+v", ok, s)
-	}
-	if err := b.d.Start(t.Context(), spec.ID); err != nil {
-		t.Fatalf("starting: %v", err)
-	}
-	if s, _ := find(t, b.d, spec.ID); s.State != sandbox.StateRunning || s.PID == 0 {
-		t.Errorf("listed after Start: %+v", s)
-	}
-	if err := b.d.Stop(t.Context(), spec.ID, patience); err != nil {
-		t.Fatalf("stopping: %v", err)
-	}
-	if s, _ := find(t, b.d, spec.ID); s.State != sandbox.StateStopped || s.PID != 0 || s.Exit.At.IsZero() {
-		t.Errorf("listed after Stop: %+v", s)
+	ctx := t.Context()
+	for _, step := range []struct {
+		name  string
+		do    func() error
+		state sandbox.State
+	}{
+		{"nothing", func() error { return nil }, sandbox.StateCreated},
+		{"Start", func() error { return b.d.Start(ctx, spec.ID) }, sandbox.StateRunning},
+		{"Stop", func() error { return b.d.Stop(ctx, spec.ID, patience) }, sandbox.StateStopped},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		checkListed(t, b, spec.ID, step.state)
 	}
 	if err := b.d.Remove(t.Context(), spec.ID); err != nil {
 		t.Fatalf("removing: %v", err)
 	}
 	if s, ok := find(t, b.d, spec.ID); ok {
 		t.Errorf("listed after Remove: %+v", s)
+	}
+}
+
+// checkListed wants a sandbox to be listed in a state, with the process and the
+// end that go with it.
+func checkListed(t *testing.T, b *bench, id sandbox.ID, state sandbox.State) {
+	t.Helper()
+	s, ok := find(t, b.d, id)
+	running, ended := s.PID != 0, !s.Exit.At.IsZero()
+	if !ok || s.State != state || running != (state == sandbox.StateRunning) || ended != (state == sandbox.StateStopped) {
+		t.Errorf("want %s, listed %v: %+v", state, ok, s)
 	}
 }
 

@@ -1,7 +1,6 @@
 package sandboxtest
 
 import (
-	"fmt"
 	"slices"
 	"testing"
 
@@ -26,11 +25,7 @@ func restart(t *testing.T, machine func(t *testing.T) Machine) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	old, err := first.Listen(t.Context(), running, address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = old.Close() // as the kernel does when a process ends
+	listenOnce(t, first, running) // and close, as the kernel does when a process ends
 	if err := first.Close(); err != nil {
 		t.Fatalf("closing: %v", err)
 	}
@@ -48,11 +43,7 @@ func restart(t *testing.T, machine func(t *testing.T) Machine) {
 	events := watching(t, second)
 	await(t, "the exit from before the restart", func() bool { _, ok := delivered(events(), ended); return ok })
 
-	l, err := second.Listen(t.Context(), running, address)
-	if err != nil {
-		t.Fatalf("listening again: %v", err)
-	}
-	_ = l.Close()
+	listenOnce(t, second, running)
 	if err := second.Start(t.Context(), created); err != nil {
 		t.Fatalf("starting what the first driver created: %v", err)
 	}
@@ -70,6 +61,17 @@ func restart(t *testing.T, machine func(t *testing.T) Machine) {
 		if err := second.Remove(t.Context(), s.ID); err != nil {
 			t.Errorf("removing: %v", err)
 		}
+	}
+}
+
+func listenOnce(t *testing.T, d Driver, id sandbox.ID) {
+	t.Helper()
+	l, err := d.Listen(t.Context(), id, address)
+	if err != nil {
+		t.Fatalf("listening: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Errorf("closing the listener: %v", err)
 	}
 }
 
@@ -96,7 +98,7 @@ func prepare(t *testing.T, b *bench) (created, running, ended sandbox.ID) {
 	await(t, "the program", func() bool { return len(b.rec.get(running, sandbox.Stdout)) > 0 })
 	ended = start("exit", "4")
 	if exit := b.awaitStopped(t, ended); exit.Code != 4 {
-		t.Fatal(fmt.Sprintf("exit %+v", exit))
+		t.Fatalf("exit %+v", exit)
 	}
 	return c.ID, running, ended
 }
