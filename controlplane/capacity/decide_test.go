@@ -12,7 +12,7 @@ import (
 	"github.com/hearth-compute/hearth/controlplane/capacity"
 )
 
-var t0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) //nolint:gochecknoglobals // a fixed instant
+var t0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 const (
 	gib  = controlplane.Bytes(1 << 30)

@@ -105,7 +105,7 @@ func newBoard(s controlplane.Snapshot, now time.Time, p Policy) *board {
 }
 
 // usable instances take new environments.
-func (b *board) usable(in *controlplane.Instance) bool {
+func usable(in *controlplane.Instance) bool {
 	return in.State == controlplane.InstanceRunning && in.Observed != nil &&
 		in.Observed.Connected && !in.Observed.Stopping
 }
@@ -184,7 +184,7 @@ func (b *board) tightest(z controlplane.Zone, size controlplane.Resources) *cont
 	var best *controlplane.Instance
 	for i := range b.snap.Instances {
 		in := &b.snap.Instances[i]
-		if in.Zone != z || !b.usable(in) || !size.Fits(b.free[in.ID]) {
+		if in.Zone != z || !usable(in) || !size.Fits(b.free[in.ID]) {
 			continue
 		}
 		if best == nil || slack(b.free[in.ID], in) < slack(b.free[best.ID], best) {
@@ -225,15 +225,10 @@ func environmentID(t controlplane.Target, in controlplane.InstanceID, now time.T
 // surplus stops what a target no longer wants.
 func (b *board) surplus(t controlplane.Target) {
 	var extra []*controlplane.Environment
-	ready, have := 0, 0
+	ready := 0
 	for _, e := range b.byPub[pubOf(t)] {
-		switch {
-		case e.Draining:
-		case b.counts(e):
-			have++
-			if e.State == controlplane.EnvironmentReady {
-				ready++
-			}
+		if b.counts(e) {
+			ready += useful(e)
 			extra = append(extra, e)
 		}
 	}
@@ -244,7 +239,7 @@ func (b *board) surplus(t controlplane.Target) {
 			b.stop(e, controlplane.ReasonDrain)
 		}
 	}
-	if t.Keep || have <= t.Count {
+	if t.Keep || len(extra) <= t.Count {
 		return
 	}
 	// The least useful go first: not ready before ready, then the youngest.
@@ -258,7 +253,7 @@ func (b *board) surplus(t controlplane.Target) {
 	if t.Count > 0 {
 		reason = controlplane.ReasonSurplus
 	}
-	for _, e := range extra[:have-t.Count] {
+	for _, e := range extra[:len(extra)-t.Count] {
 		b.stop(e, reason)
 	}
 }

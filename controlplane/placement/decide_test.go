@@ -13,7 +13,7 @@ import (
 	"github.com/hearth-compute/hearth/controlplane/placement"
 )
 
-var t0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) //nolint:gochecknoglobals // a fixed instant
+var t0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 const (
 	gib  = controlplane.Bytes(1 << 30)
@@ -231,29 +231,9 @@ func TestInvariants(t *testing.T) {
 		if again := placement.Decide(s, targets, t0, p); !cmp.Equal(d, again) {
 			t.Fatalf("decided differently the second time:\n%s", cmp.Diff(d, again))
 		}
-		zones := map[controlplane.InstanceID]controlplane.Zone{}
-		used := map[controlplane.InstanceID]controlplane.Resources{}
-		perZone := map[controlplane.Zone]int{}
-		ids := map[controlplane.EnvironmentID]bool{}
-		for _, in := range s.Instances {
-			zones[in.ID] = in.Zone
-		}
-		started := 0
-		for _, a := range d.Actions {
-			st, ok := a.(controlplane.StartEnvironment)
-			if !ok {
-				t.Fatalf("nothing runs, yet: %s", a)
-			}
-			if ids[st.Environment] {
-				t.Fatalf("environment id %s given twice", st.Environment)
-			}
-			ids[st.Environment] = true
-			started++
-			used[st.Instance] = used[st.Instance].Plus(st.Size)
-			perZone[zones[st.Instance]]++
-		}
-		if started+len(d.Unplaced) != want {
-			t.Fatalf("started %d and left %d unplaced of %d", started, len(d.Unplaced), want)
+		used, perZone := starts(t, s, d)
+		if n := len(d.Actions) + len(d.Unplaced); n != want {
+			t.Fatalf("started %d and left %d unplaced of %d", len(d.Actions), len(d.Unplaced), want)
 		}
 		for _, in := range s.Instances {
 			if !used[in.ID].Fits(in.Observed.Allocatable) {
@@ -274,4 +254,25 @@ func TestInvariants(t *testing.T) {
 			t.Fatalf("invariant 2: zones have %v", counts)
 		}
 	})
+}
+
+// starts adds up what a decision starts, by instance and by zone.
+func starts(t *rapid.T, s controlplane.Snapshot, d placement.Decision) (map[controlplane.InstanceID]controlplane.Resources, map[controlplane.Zone]int) {
+	zones := map[controlplane.InstanceID]controlplane.Zone{}
+	for _, in := range s.Instances {
+		zones[in.ID] = in.Zone
+	}
+	used := map[controlplane.InstanceID]controlplane.Resources{}
+	perZone := map[controlplane.Zone]int{}
+	ids := map[controlplane.EnvironmentID]bool{}
+	for _, a := range d.Actions {
+		st, ok := a.(controlplane.StartEnvironment)
+		if !ok || ids[st.Environment] {
+			t.Fatalf("nothing runs yet, and ids are unique: %s", a)
+		}
+		ids[st.Environment] = true
+		used[st.Instance] = used[st.Instance].Plus(st.Size)
+		perZone[zones[st.Instance]]++
+	}
+	return used, perZone
 }

@@ -168,7 +168,7 @@ func (l *Loop) Run(ctx context.Context) error {
 		err := l.step(ctx, begin)
 		l.cfg.Metrics.step(ctx, time.Since(begin), err)
 		if err != nil && ctx.Err() == nil {
-			l.log.Warn("reconcile step failed", "err", err)
+			l.log.WarnContext(ctx, "reconcile step failed", "err", err)
 		}
 		if err == nil {
 			l.ready.Store(true)

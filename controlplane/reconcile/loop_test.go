@@ -151,13 +151,13 @@ func (t *tables) Swap(n *router.Table) {
 	t.last = n
 }
 
-func (t *tables) version(f controlplane.FunctionName, q controlplane.Qualifier) *router.Version {
+func (t *tables) version() *router.Version {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.last == nil || t.last.Functions[f] == nil {
+	if t.last == nil || t.last.Functions["f"] == nil {
 		return nil
 	}
-	return t.last.Functions[f].Versions[q]
+	return t.last.Functions["f"].Versions[controlplane.LatestPublished]
 }
 
 // rig is a control plane whose agents and cloud are fakes.
@@ -313,7 +313,7 @@ func TestPublishLaunchesOneInstanceAZoneAndBecomesActive(t *testing.T) {
 		t.Errorf("runs %v, want %v", got, want)
 	}
 	r.eventually("three routes", func() bool {
-		v := r.routes.version("f", controlplane.LatestPublished)
+		v := r.routes.version()
 		return v != nil && v.State == controlplane.VersionActive && len(v.Endpoints) == 3
 	})
 }
@@ -328,7 +328,7 @@ func TestRestartTakesOverWhatRuns(t *testing.T) {
 	r.stop()
 	r.start()
 	r.eventually("routes of the new process", func() bool {
-		v := r.routes.version("f", controlplane.LatestPublished)
+		v := r.routes.version()
 		return r.loop.Ready() && v != nil && len(v.Endpoints) == 3
 	})
 	r.loop.Changed(t.Context())
@@ -377,7 +377,7 @@ func TestInvariant1_BlindIsNotEmpty(t *testing.T) {
 		r.agents.connect(id, true)
 	}
 	r.eventually("routes", func() bool {
-		v := r.routes.version("f", controlplane.LatestPublished)
+		v := r.routes.version()
 		return v != nil && len(v.Endpoints) == 3
 	})
 	if n := r.cloud.Launches(); n != launches {
@@ -394,7 +394,7 @@ func TestALostInstanceIsReplaced(t *testing.T) {
 	lost := r.agents.ids()[0]
 	r.agents.connect(lost, false)
 	r.eventually("a replacement", func() bool {
-		v := r.routes.version("f", controlplane.LatestPublished)
+		v := r.routes.version()
 		return r.cloud.Launches() == 4 && len(v.Endpoints) == 3 &&
 			!slices.ContainsFunc(v.Endpoints, func(e router.Endpoint) bool { return e.Instance == lost })
 	})
@@ -419,7 +419,7 @@ func TestRepublishRollsNewFirst(t *testing.T) {
 	republish("r2")
 	r.eventually("the failed update", func() bool { return r.version().Update == controlplane.UpdateFailed })
 	r.eventually("only the old one", func() bool { return equal(r.agents.running(), spread("r1", "a", "b", "c")) })
-	if v := r.routes.version("f", controlplane.LatestPublished); v.State != controlplane.VersionActive || len(v.Endpoints) != 3 {
+	if v := r.routes.version(); v.State != controlplane.VersionActive || len(v.Endpoints) != 3 {
 		t.Errorf("after a failed update the routes are %+v, want the old environments", v)
 	}
 	republish("r3")
@@ -514,7 +514,7 @@ func TestDrainMovesEnvironmentsFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.eventually("the move", func() bool {
-		v := r.routes.version("f", controlplane.LatestPublished)
+		v := r.routes.version()
 		return len(v.Endpoints) == 1 && v.Endpoints[0].Instance != old
 	})
 	r.eventually("the end of the drained instance", func() bool { return !slices.Contains(r.agents.ids(), old) })

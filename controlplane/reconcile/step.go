@@ -94,7 +94,7 @@ func (l *Loop) commit(ctx context.Context, w *world, snaps []controlplane.Snapsh
 	}
 	for i := range ch.versions {
 		v := &ch.versions[i].next
-		l.log.Info("version changed state", "function", string(v.Function), "version", string(v.Qualifier), "state", line(v))
+		l.log.InfoContext(ctx, "version changed state", "function", string(v.Function), "version", string(v.Qualifier), "state", line(v))
 		for j := range w.versions {
 			if w.versions[j].Function == v.Function && w.versions[j].Qualifier == v.Qualifier {
 				w.versions[j] = *v
@@ -107,7 +107,7 @@ func (l *Loop) commit(ctx context.Context, w *world, snaps []controlplane.Snapsh
 // act performs the plan. It believes nothing worked: the next step looks.
 func (l *Loop) act(ctx context.Context, w *world, p plan) error {
 	for _, a := range p.actions {
-		l.log.Info("decided", "action", a.String(), "reason", string(a.Why()))
+		l.log.InfoContext(ctx, "decided", "action", a.String(), "reason", string(a.Why()))
 		l.cfg.Metrics.action(ctx, a)
 		switch a := a.(type) {
 		case controlplane.StartEnvironment:
@@ -196,6 +196,30 @@ func (l *Loop) desire(w *world) {
 // ensureInstances repeats launches and terminations until the fleet shows
 // their effect.
 func (l *Loop) ensureInstances(ctx context.Context, w *world, p plan) error {
+	exist, err := l.cfg.Fleet.List(ctx)
+	if err != nil {
+		return fmt.Errorf("listing instances: %w", err)
+	}
+	var errs []error
+	for id, in := range l.wanted(w, p) {
+		if in.Fleet != l.cfg.Fleet.Name() {
+			continue
+		}
+		there := slices.Contains(exist, id)
+		switch {
+		case in.State == controlplane.InstanceLaunching && !there && !l.cfg.Policy.Capacity.Keep:
+			errs = append(errs, l.launch(ctx, in, w.now))
+		case in.State == controlplane.InstanceTerminating && there:
+			errs = append(errs, l.cfg.Fleet.Terminate(ctx, id))
+		case in.State == controlplane.InstanceTerminating:
+			errs = append(errs, l.forget(ctx, id))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// wanted is the instances as they should be once the plan is done.
+func (l *Loop) wanted(w *world, p plan) map[controlplane.InstanceID]controlplane.Instance {
 	wanted := map[controlplane.InstanceID]controlplane.Instance{}
 	for _, in := range w.instances {
 		wanted[in.ID] = in
@@ -211,26 +235,7 @@ func (l *Loop) ensureInstances(ctx context.Context, w *world, p plan) error {
 		case controlplane.StartEnvironment, controlplane.StopEnvironment:
 		}
 	}
-	exist, err := l.cfg.Fleet.List(ctx)
-	if err != nil {
-		return fmt.Errorf("listing instances: %w", err)
-	}
-	var errs []error
-	for id, in := range wanted {
-		if in.Fleet != l.cfg.Fleet.Name() {
-			continue
-		}
-		there := slices.Contains(exist, id)
-		switch {
-		case in.State == controlplane.InstanceLaunching && !there && !l.cfg.Policy.Capacity.Keep:
-			errs = append(errs, l.launch(ctx, in, w.now))
-		case in.State == controlplane.InstanceTerminating && there:
-			errs = append(errs, l.cfg.Fleet.Terminate(ctx, id))
-		case in.State == controlplane.InstanceTerminating:
-			errs = append(errs, l.forget(ctx, id))
-		}
-	}
-	return errors.Join(errs...)
+	return wanted
 }
 
 func (l *Loop) launched(a controlplane.LaunchInstance, now time.Time) controlplane.Instance {
@@ -272,7 +277,7 @@ func (l *Loop) forget(ctx context.Context, id controlplane.InstanceID) error {
 			delete(l.placed, env)
 		}
 	}
-	l.log.Info("instance is gone", "instance", string(id))
+	l.log.InfoContext(ctx, "instance is gone", "instance", string(id))
 	l.Nudge()
 	return nil
 }

@@ -98,7 +98,7 @@ type Version struct {
 	// Endpoints are the environments that are ready.
 	Endpoints []Endpoint
 
-	turn atomic.Uint32
+	turn atomic.Uint64
 }
 
 // Endpoint is an environment that takes invokes.
@@ -207,7 +207,7 @@ func (v *Version) leastLoaded(tried []controlplane.EnvironmentID) *Endpoint {
 	if n == 0 {
 		return nil
 	}
-	first := int(v.turn.Add(1) % uint32(n))
+	first := int(v.turn.Add(1) % uint64(n)) //nolint:gosec // below n, which is an int
 	var best *Endpoint
 	var bestLoad int64
 	for i := range n {

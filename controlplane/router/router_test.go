@@ -67,7 +67,9 @@ func TestResolvesAsAWSDoes(t *testing.T) {
 		none      *controlplane.NoPublishedVersionError
 		latest    *controlplane.LatestNotInvocableError
 		wrong     *controlplane.VersionStateError
-		unversion = map[controlplane.Qualifier]*router.Version{"1": active("e-1")}
+		unversion = func() map[controlplane.Qualifier]*router.Version {
+			return map[controlplane.Qualifier]*router.Version{"1": active("e-1")}
+		}
 	)
 	for _, c := range []struct {
 		name     string
@@ -83,12 +85,11 @@ func TestResolvesAsAWSDoes(t *testing.T) {
 		{"unknown function", published(), "g", "", "", &notFound},
 		{"unknown version", published(), "f", "9", "", &notFound},
 		{"latest although published", published(), "f", controlplane.Latest, "", &latest},
-		{"unqualified, nothing published", unversion, "f", "", "", &none},
-		{"latest, nothing published", unversion, "f", controlplane.Latest, "", &none},
+		{"unqualified, nothing published", unversion(), "f", "", "", &none},
+		{"latest, nothing published", unversion(), "f", controlplane.Latest, "", &none},
 		{"pending", published(), "f", "2", "", &wrong},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
+		t.Run(c.name, func(t *testing.T) { // in turn: they share the error targets
 			r := newRouter(t, &script{answer: func(controlplane.EnvironmentID) error { return nil }}, c.versions)
 			res, err := r.Invoke(t.Context(), controlplane.InvokeRequest{Function: c.function, Qualifier: c.q, DryRun: true})
 			if c.err == nil {

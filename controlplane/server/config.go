@@ -88,19 +88,7 @@ func (c *Config) Validate() error {
 	fault := func(flag, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("--%s: %s: %w", flag, fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument))
 	}
-	for flag, addr := range map[string]string{
-		"listen": c.Listen, "operator-listen": c.OperatorListen, "metrics-listen": c.MetricsListen,
-	} {
-		switch loopback, err := isLoopback(addr); {
-		case err != nil:
-			fault(flag, "%v", err)
-		case !loopback && !c.Insecure:
-			fault(flag, "%s is not a loopback address and the listener is plaintext; say --insecure if that is meant", addr)
-		}
-	}
-	if _, _, err := net.SplitHostPort(c.AgentListen); err != nil {
-		fault("agent-listen", "%v", err)
-	}
+	c.validateListeners(fault)
 	if c.DataDir == "" {
 		fault("data-dir", "is required")
 	}
@@ -122,6 +110,22 @@ func (c *Config) Validate() error {
 		c.Local.validate(fault)
 	}
 	return errors.Join(errs...)
+}
+
+func (c *Config) validateListeners(fault func(flag, format string, args ...any)) {
+	for _, l := range []struct{ flag, addr string }{
+		{"listen", c.Listen}, {"operator-listen", c.OperatorListen}, {"metrics-listen", c.MetricsListen},
+	} {
+		switch loopback, err := isLoopback(l.addr); {
+		case err != nil:
+			fault(l.flag, "%v", err)
+		case !loopback && !c.Insecure:
+			fault(l.flag, "%s is not a loopback address and the listener is plaintext; say --insecure if that is meant", l.addr)
+		}
+	}
+	if _, _, err := net.SplitHostPort(c.AgentListen); err != nil {
+		fault("agent-listen", "%v", err)
+	}
 }
 
 func (c *LocalConfig) validate(fault func(flag, format string, args ...any)) {
@@ -148,9 +152,6 @@ func isLoopback(addr string) (bool, error) {
 	if host == "localhost" {
 		return true, nil
 	}
-	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		return false, nil // empty or a name: not provably loopback
-	}
-	return ip.IsLoopback(), nil
+	// What is no address, empty or a name, is not provably loopback.
+	return net.ParseIP(host).IsLoopback(), nil
 }

@@ -198,7 +198,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return ignoreClosed(s.api.Serve(s.apiLis)) })
 	g.Go(func() error { return ignoreClosed(s.aux.Serve(s.auxLis)) })
 	g.Go(func() error { return ignoreClosed(s.operator.Serve(s.operatorLis)) })
-	s.log.Info("hearth-control is serving", "lambda_api", s.apiLis.Addr().String(),
+	s.log.InfoContext(ctx, "hearth-control is serving", "lambda_api", s.apiLis.Addr().String(),
 		"agents", s.agents.Addr().String(), "operators", s.operatorLis.Addr().String(), "metrics", s.auxLis.Addr().String())
 
 	var drained error
@@ -218,7 +218,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // drain takes nothing new and waits for what runs.
 func (s *Server) drain(ctx context.Context) error {
-	s.log.Info("shutting down: finishing what runs")
+	s.log.InfoContext(ctx, "shutting down: finishing what runs")
 	err := s.api.Shutdown(ctx)
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -47,14 +47,14 @@ type CA struct {
 // OpenCA reads the authority kept in dir, or makes one there first. Errors:
 // Internal when the files are unreadable or do not fit together.
 func OpenCA(dir string, now time.Time) (*CA, error) {
-	certPEM, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
+	certPEM, err := os.ReadFile(filepath.Join(dir, "ca.pem")) //nolint:gosec // the operator names the directory
 	if errors.Is(err, fs.ErrNotExist) {
 		return newCA(dir, now)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the certificate authority: %w", err)
 	}
-	keyPEM, err := os.ReadFile(filepath.Join(dir, "ca-key.pem"))
+	keyPEM, err := os.ReadFile(filepath.Join(dir, "ca-key.pem")) //nolint:gosec // the operator names the directory
 	if err != nil {
 		return nil, fmt.Errorf("reading the certificate authority's key: %w", err)
 	}
@@ -118,7 +118,7 @@ func newCA(dir string, now time.Time) (*CA, error) {
 
 // writeFileSync replaces name atomically and durably.
 func writeFileSync(name string, data []byte) error {
-	f, err := os.OpenFile(name+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(name+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600) //nolint:gosec // below a directory the operator names
 	if err != nil {
 		return err
 	}

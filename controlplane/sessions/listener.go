@@ -63,7 +63,7 @@ func (s *splitter) Run(ctx context.Context) error {
 			if errors.Is(err, net.ErrClosed) {
 				return nil
 			}
-			s.log.Warn("accepting agent connection failed", "err", err)
+			s.log.WarnContext(ctx, "accepting agent connection failed", "err", err)
 			select {
 			case <-ctx.Done():
 				return nil
@@ -84,7 +84,7 @@ func (s *splitter) handshake(ctx context.Context, raw net.Conn) {
 	hctx, cancel := context.WithTimeoutCause(ctx, handshakeTimeout, errors.New("TLS handshake took too long"))
 	defer cancel()
 	if err := conn.HandshakeContext(hctx); err != nil {
-		s.log.Debug("handshake failed", "remote", raw.RemoteAddr().String(), "err", err)
+		s.log.DebugContext(ctx, "handshake failed", "remote", raw.RemoteAddr().String(), "err", err)
 		_ = raw.Close()
 		return
 	}
@@ -99,7 +99,7 @@ func (s *splitter) handshake(ctx context.Context, raw net.Conn) {
 	}
 	id, _, ok := peer(state)
 	if !ok {
-		s.log.Warn("data connection without certificate refused", "remote", raw.RemoteAddr().String())
+		s.log.WarnContext(ctx, "data connection without certificate refused", "remote", raw.RemoteAddr().String())
 		_ = conn.Close()
 		return
 	}

@@ -145,14 +145,14 @@ func (s *Server) Join(ctx context.Context, req *agentv1.JoinRequest) (*agentv1.J
 	now := time.Now()
 	who, err := s.cfg.Tokens.redeem(ctx, req.GetToken(), now)
 	if err != nil {
-		s.log.Warn("join refused", "err", err)
+		s.log.WarnContext(ctx, "join refused", "err", err)
 		return nil, errgrpc.ToGRPC(err)
 	}
 	cert, err := s.cfg.CA.issueAgent(req.GetCsr(), who.instance, who.provider, now)
 	if err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
-	s.log.Info("instance joined", "instance", string(who.instance), "capacity_provider", string(who.provider))
+	s.log.InfoContext(ctx, "instance joined", "instance", string(who.instance), "capacity_provider", string(who.provider))
 	s.changed()
 	return &agentv1.JoinResponse{
 		InstanceId: string(who.instance), CapacityProvider: string(who.provider),

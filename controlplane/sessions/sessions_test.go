@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -84,11 +85,11 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancelCause(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
 	t.Cleanup(func() {
-		cancel()
+		cancel(errors.New("end of the test"))
 		if err := <-done; err != nil {
 			t.Errorf("server: %v", err)
 		}
@@ -189,8 +190,34 @@ func (l *oneConn) Accept() (net.Conn, error) {
 		return nil, net.ErrClosed
 	}
 }
-func (l *oneConn) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
-func (l *oneConn) Addr() net.Addr { return &net.TCPAddr{} }
+func (l *oneConn) Close() error { l.once.Do(func() { close(l.done) }); return nil }
+func (*oneConn) Addr() net.Addr { return &net.TCPAddr{} }
+
+// must fails the test on an error.
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// open begins a session and registers.
+func (r *rig) open(t *testing.T, ctx context.Context, a agent, reg *agentv1.SessionRequest) agentv1.AgentService_SessionClient { //nolint:revive // the test's context is not always the one
+	t.Helper()
+	s, err := r.dial(t, a.tls).Session(ctx)
+	must(t, err)
+	must(t, s.Send(reg))
+	return s
+}
+
+// download reads the first piece of an archive.
+func (r *rig) download(t *testing.T, a agent, sha string) (string, error) {
+	t.Helper()
+	d, err := r.dial(t, a.tls).DownloadArtifact(t.Context(), &agentv1.DownloadArtifactRequest{Sha256: sha})
+	must(t, err)
+	m, err := d.Recv()
+	return string(m.GetChunk()), err
+}
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
@@ -203,9 +230,10 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-func (r *rig) heard(id controlplane.InstanceID) sessions.Heard {
+// heard is what the agent of i-1 said.
+func (r *rig) heard() sessions.Heard {
 	for _, h := range r.Heard() {
-		if h.Instance == id {
+		if h.Instance == "i-1" {
 			return h
 		}
 	}
@@ -295,17 +323,8 @@ func TestInvariant3_TheLastDesiredSetArrivesAlsoAfterAReconnect(t *testing.T) {
 	r.Desire("i-1", controlplane.DesiredSet{Epoch: 1, Generation: 9}) // older: ignored
 	for range 2 {
 		ctx, cancel := context.WithCancelCause(t.Context())
-		s, err := r.dial(t, a.tls).Session(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Send(register("a")); err != nil {
-			t.Fatal(err)
-		}
-		m, err := s.Recv()
-		if err != nil {
-			t.Fatal(err)
-		}
+		m, err := r.open(t, ctx, a, register("a")).Recv()
+		must(t, err)
 		got := m.GetDesiredSet()
 		if got.GetEpoch() != 2 || got.GetGeneration() != 7 || len(got.GetEnvironments()) != 1 {
 			t.Fatalf("got %v, want the set of epoch 2, generation 7", got)
@@ -315,20 +334,12 @@ func TestInvariant3_TheLastDesiredSetArrivesAlsoAfterAReconnect(t *testing.T) {
 			t.Errorf("got assignment %v; want 250 mCPU, 2 at once, 130 s to start", as)
 		}
 		cancel(errors.New("cut"))
-		eventually(t, "the end of the session", func() bool { return !r.heard("i-1").Connected })
+		eventually(t, "the end of the session", func() bool { return !r.heard().Connected })
 	}
-	d, err := r.dial(t, a.tls).DownloadArtifact(t.Context(), &agentv1.DownloadArtifactRequest{Sha256: "abc"})
-	if err != nil {
-		t.Fatal(err)
+	if got, err := r.download(t, a, "abc"); err != nil || got != "the archive" {
+		t.Errorf("got %q, %v; want the archive", got, err)
 	}
-	if m, err := d.Recv(); err != nil || string(m.GetChunk()) != "the archive" {
-		t.Errorf("got %q, %v; want the archive", m.GetChunk(), err)
-	}
-	d, err = r.dial(t, a.tls).DownloadArtifact(t.Context(), &agentv1.DownloadArtifactRequest{Sha256: "other"})
-	if err == nil {
-		_, err = d.Recv()
-	}
-	if status.Code(err) != codes.PermissionDenied {
+	if _, err := r.download(t, a, "other"); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("an archive nothing assigned uses: got %v, want PermissionDenied", err)
 	}
 }
@@ -338,14 +349,8 @@ func TestInvariant2_ANewerSessionEndsTheOlder(t *testing.T) {
 	r := newRig(t)
 	a := r.join(t, r.mint(t, "i-1"))
 	open := func(zone string) agentv1.AgentService_SessionClient {
-		s, err := r.dial(t, a.tls).Session(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Send(register(zone)); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "registration", func() bool { return r.heard("i-1").Zone == controlplane.Zone(zone) })
+		s := r.open(t, t.Context(), a, register(zone))
+		eventually(t, "registration", func() bool { return r.heard().Zone == controlplane.Zone(zone) })
 		return s
 	}
 	old := open("a")
@@ -353,7 +358,7 @@ func TestInvariant2_ANewerSessionEndsTheOlder(t *testing.T) {
 	if _, err := old.Recv(); status.Code(err) != codes.Aborted {
 		t.Errorf("the older session: got %v, want Aborted", err)
 	}
-	if h := r.heard("i-1"); h.Zone != "b" {
+	if h := r.heard(); h.Zone != "b" {
 		t.Errorf("got zone %q, want what the newer session said", h.Zone)
 	}
 }
@@ -372,32 +377,22 @@ func TestAnAssignmentComesBackAsItWent(t *testing.T) {
 				}},
 			}}
 			r.Desire("i-1", controlplane.DesiredSet{Epoch: uint64(mb), Generation: uint64(ratio * 10), Environments: []controlplane.Placement{sent}})
-			s, err := r.dial(t, a.tls).Session(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := s.Send(register("z")); err != nil {
-				t.Fatal(err)
-			}
-			m, err := s.Recv()
-			if err != nil {
-				t.Fatal(err)
-			}
+			m, err := r.open(t, t.Context(), a, register("z")).Recv()
+			must(t, err)
 			// The agent registers again with what it was told.
-			reg := register(m.String()[:3])
+			reg := register("z")
 			reg.GetRegister().Accepted = m.GetDesiredSet()
-			s, err = r.dial(t, a.tls).Session(t.Context())
-			if err != nil {
-				t.Fatal(err)
+			r.open(t, t.Context(), a, reg)
+			eventually(t, "registration", func() bool { return r.heard().Generation == uint64(ratio*10) && r.heard().Epoch == uint64(mb) })
+			back := r.heard().Accepted.Environments[0].Assignment
+			want := sent.Assignment
+			if back.Config.Resources() != want.Config.Resources() {
+				t.Fatalf("%d MB, ratio %g: got %+v want %+v", mb, ratio, back.Config.Resources(), want.Config.Resources())
 			}
-			if err := s.Send(reg); err != nil {
-				t.Fatal(err)
-			}
-			eventually(t, "registration", func() bool { return len(r.heard("i-1").Accepted.Environments) == 1 })
-			back := r.heard("i-1").Accepted.Environments[0].Assignment
-			if back.Config.Resources() != sent.Assignment.Config.Resources() || back.Config.Concurrency() != sent.Assignment.Config.Concurrency() ||
-				back.Revision != "r" || back.Function != "f" || back.Config.TimeoutS != 3 || back.Config.Variables["A"] != "b" || back.Image.Ref != "img" {
-				t.Fatalf("%d MB, ratio %g: got %+v", mb, ratio, back)
+			// The wire has the effective values, not whether they were defaults.
+			want.Config.GiBPerVCPU, want.Config.MaxConcurrency = back.Config.GiBPerVCPU, want.Config.Concurrency()
+			if d := cmp.Diff(want, back); d != "" {
+				t.Fatalf("%d MB, ratio %g (-sent +back):\n%s", mb, ratio, d)
 			}
 		}
 	}
@@ -417,12 +412,10 @@ func (i *invoker) Invoke(_ context.Context, r *invokev1.InvokeRequest) (*invokev
 
 func (i *invoker) InvokeStream(s invokev1.InvokeService_InvokeStreamServer) error { return i.stream(s) }
 
-func TestCallsTravelOnTheAgentsConnection(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	a := r.join(t, r.mint(t, "i-1"))
-	entered, hold := make(chan struct{}), make(chan struct{})
-	cut := r.data(t, a, &invoker{
+// scripted is an agent that echoes, refuses what says "refuse", and hangs on
+// "hang" until hold is closed.
+func scripted(entered, hold chan struct{}) *invoker {
+	return &invoker{
 		invoke: func(req *invokev1.InvokeRequest) (*invokev1.InvokeResponse, error) {
 			switch string(req.GetPayload()) {
 			case "refuse":
@@ -440,33 +433,43 @@ func TestCallsTravelOnTheAgentsConnection(t *testing.T) {
 			return &invokev1.InvokeResponse{Head: &invokev1.ResponseHead{FunctionError: "Unhandled"}, Payload: req.GetPayload()}, nil
 		},
 		stream: func(s invokev1.InvokeService_InvokeStreamServer) error {
-			var size int
-			for {
-				m, err := s.Recv()
-				if errors.Is(err, io.EOF) {
-					break
-				}
-				if err != nil {
-					return err
-				}
-				if len(m.GetChunk()) > 64<<10 {
-					return status.Error(codes.Internal, "chunk too large")
-				}
-				size += len(m.GetChunk())
+			size, err := receive(s)
+			if err != nil {
+				return err
 			}
-			for _, m := range []*invokev1.InvokeStreamResponse{
-				{Message: &invokev1.InvokeStreamResponse_Head{Head: &invokev1.ResponseHead{ContentType: "text/x"}}},
-				{Message: &invokev1.InvokeStreamResponse_Chunk{Chunk: make([]byte, size/2)}},
-				{Message: &invokev1.InvokeStreamResponse_Chunk{Chunk: make([]byte, size-size/2)}},
-				{Message: &invokev1.InvokeStreamResponse_End{End: &invokev1.ResponseEnd{}}},
-			} {
-				if err := s.Send(m); err != nil {
-					return err
-				}
-			}
-			return nil
+			return errors.Join(
+				s.Send(&invokev1.InvokeStreamResponse{Message: &invokev1.InvokeStreamResponse_Head{Head: &invokev1.ResponseHead{ContentType: "text/x"}}}),
+				s.Send(&invokev1.InvokeStreamResponse{Message: &invokev1.InvokeStreamResponse_Chunk{Chunk: make([]byte, size/2)}}),
+				s.Send(&invokev1.InvokeStreamResponse{Message: &invokev1.InvokeStreamResponse_Chunk{Chunk: make([]byte, size-size/2)}}),
+				s.Send(&invokev1.InvokeStreamResponse{Message: &invokev1.InvokeStreamResponse_End{End: &invokev1.ResponseEnd{}}}),
+			)
 		},
-	})
+	}
+}
+
+// receive counts a streamed payload.
+func receive(s invokev1.InvokeService_InvokeStreamServer) (size int, err error) {
+	for {
+		m, err := s.Recv()
+		if errors.Is(err, io.EOF) {
+			return size, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		if len(m.GetChunk()) > 64<<10 {
+			return 0, status.Error(codes.Internal, "chunk too large")
+		}
+		size += len(m.GetChunk())
+	}
+}
+
+func TestCallsTravelOnTheAgentsConnection(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	a := r.join(t, r.mint(t, "i-1"))
+	entered, hold := make(chan struct{}), make(chan struct{})
+	cut := r.data(t, a, scripted(entered, hold))
 	defer close(hold)
 	call := func(payload string) (controlplane.InvokeResult, error) {
 		return r.Call(t.Context(), router.Endpoint{Environment: "e-1", Instance: "i-1"}, controlplane.InvokeRequest{Payload: []byte(payload)}, time.Second)
@@ -474,12 +477,14 @@ func TestCallsTravelOnTheAgentsConnection(t *testing.T) {
 	eventually(t, "the data connection", func() bool { _, err := call("x"); return err == nil })
 
 	res, err := call("hello")
-	if err != nil || string(res.Payload) != "hello" || res.FunctionError != "Unhandled" {
-		t.Fatalf("got %+v, %v", res, err)
+	must(t, err)
+	if string(res.Payload) != "hello" || res.FunctionError != "Unhandled" {
+		t.Fatalf("got %+v", res)
 	}
 	res, err = call(strings.Repeat("x", 3<<20))
-	if err != nil || len(res.Payload) != 3<<20 || res.ContentType != "text/x" {
-		t.Fatalf("3 MiB: got %d bytes of %q, %v", len(res.Payload), res.ContentType, err)
+	must(t, err)
+	if len(res.Payload) != 3<<20 || res.ContentType != "text/x" {
+		t.Fatalf("3 MiB: got %d bytes of %q", len(res.Payload), res.ContentType)
 	}
 	var refused *router.RefusedError
 	if _, err = call("refuse"); !errors.As(err, &refused) || refused.Reason != router.RefusedMemory || refused.RetryAfter != 2*time.Second {

@@ -36,10 +36,10 @@ func RegisterFlags(fs *flag.FlagSet, c *server.Config) {
 type images server.Config
 
 // String implements flag.Value.
-func (i *images) String() string { return "" }
+func (*images) String() string { return "" }
 
 // Repeatable tells the configuration file parser that the name may recur.
-func (i *images) Repeatable() bool { return true }
+func (*images) Repeatable() bool { return true }
 
 // Set implements flag.Value.
 func (i *images) Set(s string) error {

@@ -274,35 +274,10 @@ func TestAFunctionRunsAndSurvivesAnAgentRestart(t *testing.T) {
 		h := s.host(zone)
 		hosts, stops = append(hosts, h), append(stops, s.agent(h))
 	}
-	s.eventually("three running instances", func() error {
-		r, err := s.operator.ListInstances(t.Context(), &operatorv1.ListInstancesRequest{})
-		if err != nil {
-			return err
-		}
-		n := 0
-		for _, i := range r.GetInstances() {
-			if i.GetState() == operatorv1.InstanceState_INSTANCE_STATE_RUNNING {
-				n++
-			}
-		}
-		if n != 3 {
-			return fmt.Errorf("%d are", n)
-		}
-		return nil
-	})
+	s.eventually("three running instances", func() error { return s.running(3) })
 	s.function()
 	s.eventually("an invoke", func() error { _, err := s.invoke(); return err })
-	ids := map[string]bool{}
-	for range 30 {
-		id, err := s.invoke()
-		if err != nil {
-			t.Fatal(err)
-		}
-		ids[id] = true
-	}
-	if len(ids) != 30 {
-		t.Errorf("%d distinct request ids of 30", len(ids))
-	}
+	s.invokeAll(30)
 	zones := map[string]int{}
 	for _, e := range s.environments() {
 		zones[e.GetZone()]++
@@ -316,11 +291,7 @@ func TestAFunctionRunsAndSurvivesAnAgentRestart(t *testing.T) {
 	if got := hosts[0].Sandboxes(); len(got) != 1 || got[0] != before[0] {
 		t.Errorf("after the agent stopped its sandboxes are %v, want %v", got, before)
 	}
-	for range 10 { // the other two serve
-		if _, err := s.invoke(); err != nil {
-			t.Errorf("with one agent away: %v", err)
-		}
-	}
+	s.invokeAll(10) // the other two serve
 	s.agent(hosts[0])
 	s.eventually("the replacement", func() error {
 		got := hosts[0].Sandboxes()
@@ -329,21 +300,54 @@ func TestAFunctionRunsAndSurvivesAnAgentRestart(t *testing.T) {
 		}
 		return nil
 	})
-	s.eventually("three ready environments", func() error {
-		n := 0
-		for _, e := range s.environments() {
-			if e.GetState() == "Ready" {
-				n++
-			}
+	s.eventually("three ready environments", func() error { return s.ready(3) })
+	s.invokeAll(10)
+}
+
+// invokeAll invokes n times and wants n answers, each to its own event.
+func (s *system) invokeAll(n int) {
+	s.t.Helper()
+	ids := map[string]bool{}
+	for range n {
+		id, err := s.invoke()
+		if err != nil {
+			s.t.Error(err)
 		}
-		if n != 3 {
-			return fmt.Errorf("%d are ready", n)
-		}
-		return nil
-	})
-	for range 10 {
-		if _, err := s.invoke(); err != nil {
-			t.Error(err)
+		ids[id] = true
+	}
+	if len(ids) != n {
+		s.t.Errorf("%d distinct request ids of %d", len(ids), n)
+	}
+}
+
+// running fails unless n instances are.
+func (s *system) running(n int) error {
+	r, err := s.operator.ListInstances(s.t.Context(), &operatorv1.ListInstancesRequest{})
+	if err != nil {
+		return err
+	}
+	have := 0
+	for _, i := range r.GetInstances() {
+		if i.GetState() == operatorv1.InstanceState_INSTANCE_STATE_RUNNING {
+			have++
 		}
 	}
+	if have != n {
+		return fmt.Errorf("%d are running", have)
+	}
+	return nil
+}
+
+// ready fails unless n environments are.
+func (s *system) ready(n int) error {
+	have := 0
+	for _, e := range s.environments() {
+		if e.GetState() == "Ready" {
+			have++
+		}
+	}
+	if have != n {
+		return fmt.Errorf("%d are ready", have)
+	}
+	return nil
 }

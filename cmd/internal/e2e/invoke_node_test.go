@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -20,46 +21,21 @@ import (
 // environments, every one of which works in parallel in a single process.
 func TestConcurrentInvokesOverThreeZones(t *testing.T) {
 	s := up(t)
-	s.provider("p", "subnet-a", "subnet-b", "subnet-c")
-	s.function("f", "p", concurrency(32))
+	s.provider("subnet-a", "subnet-b", "subnet-c")
+	s.function(concurrency(32))
 	const callers = 64
 	answers := make([]answer, callers)
 	var wg sync.WaitGroup
 	for i := range callers {
 		wg.Go(func() {
 			var err error
-			if answers[i], _, err = s.invoke(t.Context(), "f", event{SleepMS: 1500}); err != nil {
+			if answers[i], _, err = s.invoke(t.Context(), event{SleepMS: 1500}); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	wg.Wait()
-	ids := map[string]bool{}
-	type seen struct {
-		peak, started int64
-		pids          map[int]bool
-	}
-	environments := map[string]*seen{}
-	for _, a := range answers {
-		ids[a.RequestID] = true
-		e := environments[a.Environment]
-		if e == nil {
-			e = &seen{pids: map[int]bool{}}
-			environments[a.Environment] = e
-		}
-		e.peak, e.started, e.pids[a.PID] = max(e.peak, a.Peak), max(e.started, a.Started), true
-	}
-	if len(ids) != callers {
-		t.Errorf("%d distinct request ids of %d", len(ids), callers)
-	}
-	if len(environments) != 3 {
-		t.Errorf("%d environments answered, want 3", len(environments))
-	}
-	for name, e := range environments {
-		if e.peak < 16 || e.peak > 32 || e.started != 1 || len(e.pids) != 1 {
-			t.Errorf("%s: peak %d (want 16 to 32), %d process starts in %d processes (want 1)", name, e.peak, e.started, len(e.pids))
-		}
-	}
+	spreadOver(t, answers)
 	var ps struct {
 		Environments []struct{ Zone, State string } `json:"environments"`
 	}
@@ -73,27 +49,55 @@ func TestConcurrentInvokesOverThreeZones(t *testing.T) {
 	}
 }
 
+// seen is what the answers of one environment tell.
+type seen struct {
+	peak, started int64
+	pids          map[int]bool
+}
+
+// spreadOver wants the answers to come from three environments that each ran
+// at least 16 at once in one process, and no request id twice.
+func spreadOver(t *testing.T, answers []answer) {
+	t.Helper()
+	ids := map[string]bool{}
+	environments := map[string]*seen{}
+	for _, a := range answers {
+		ids[a.RequestID] = true
+		e := environments[a.Environment]
+		if e == nil {
+			e = &seen{pids: map[int]bool{}}
+			environments[a.Environment] = e
+		}
+		e.peak, e.started, e.pids[a.PID] = max(e.peak, a.Peak), max(e.started, a.Started), true
+	}
+	if len(ids) != len(answers) {
+		t.Errorf("%d distinct request ids of %d", len(ids), len(answers))
+	}
+	if len(environments) != 3 {
+		t.Errorf("%d environments answered, want 3", len(environments))
+	}
+	for name, e := range environments {
+		if e.peak < 16 || e.peak > 32 || e.started != 1 || len(e.pids) != 1 {
+			t.Errorf("%s: peak %d (want 16 to 32), %d process starts in %d processes (want 1)", name, e.peak, e.started, len(e.pids))
+		}
+	}
+}
+
 // TestTheFourthOfThreeSlotsIsThrottled: limit 1, 3 environments.
 func TestTheFourthOfThreeSlotsIsThrottled(t *testing.T) {
 	s := up(t)
-	s.provider("p", "subnet-a", "subnet-b", "subnet-c")
-	s.function("f", "p", concurrency(1))
+	s.provider("subnet-a", "subnet-b", "subnet-c")
+	s.function(concurrency(1))
 	var wg sync.WaitGroup
 	for range 3 {
 		wg.Go(func() {
-			if _, _, err := s.invoke(t.Context(), "f", event{SleepMS: 4000}); err != nil {
+			if _, _, err := s.invoke(t.Context(), event{SleepMS: 4000}); err != nil {
 				t.Errorf("one of the three: %v", err)
 			}
 		})
 	}
 	s.eventually(3*time.Second, "three invokes in flight", func() error {
-		var ps struct {
-			Environments []struct {
-				InFlight int `json:"in_flight"`
-			} `json:"environments"`
-		}
-		s.hearth(&ps, "ps")
-		for _, e := range ps.Environments {
+		for _, e := range s.ps() {
 			if e.InFlight != 1 {
 				return errors.New("not all are busy")
 			}
@@ -101,7 +105,7 @@ func TestTheFourthOfThreeSlotsIsThrottled(t *testing.T) {
 		return nil
 	})
 	begin := time.Now()
-	_, _, err := s.invoke(t.Context(), "f", event{})
+	_, _, err := s.invoke(t.Context(), event{})
 	var throttled *types.TooManyRequestsException
 	if !errors.As(err, &throttled) {
 		t.Fatalf("the fourth: got %v, want TooManyRequestsException", err)
@@ -112,7 +116,7 @@ func TestTheFourthOfThreeSlotsIsThrottled(t *testing.T) {
 	}
 	t.Logf("refused after %v: %v", time.Since(begin), throttled)
 	wg.Wait()
-	if _, _, err := s.invoke(t.Context(), "f", event{}); err != nil {
+	if _, _, err := s.invoke(t.Context(), event{}); err != nil {
 		t.Errorf("the next: %v", err)
 	}
 }
@@ -120,8 +124,8 @@ func TestTheFourthOfThreeSlotsIsThrottled(t *testing.T) {
 // TestPayloadLimits: 6 MB each way and not a byte more.
 func TestPayloadLimits(t *testing.T) {
 	s := up(t)
-	s.provider("p", "subnet-a")
-	s.function("f", "p", nil)
+	s.provider("subnet-a")
+	s.function(nil)
 	const limit = 6 << 20
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -136,26 +140,25 @@ func TestPayloadLimits(t *testing.T) {
 		t.Errorf("6 MB request: %v, %.200s", err, payloadOf(out))
 	}
 	_, err = raw(body(limit + 1))
-	var tooLarge *types.RequestTooLargeException
-	if !errors.As(err, &tooLarge) {
+	if _, ok := errors.AsType[*types.RequestTooLargeException](err); !ok {
 		t.Errorf("6 MB and 1 byte: got %v, want RequestTooLargeException", err)
 	}
 
-	a, out, err := s.invoke(ctx, "f", event{})
+	a, out, err := s.invoke(ctx, event{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = a
 	rest := len(out.Payload) // the answer around an empty body
-	_, out, err = s.invoke(ctx, "f", event{Size: limit - rest})
+	_, out, err = s.invoke(ctx, event{Size: limit - rest})
 	if err != nil || len(out.Payload) != limit {
 		t.Errorf("6 MB response: %v, %d bytes", err, len(payloadOf(out)))
 	}
-	_, out, err = s.invoke(ctx, "f", event{Size: limit - rest + 200}) // AWS allows 100 bytes for the envelope
+	_, out, err = s.invoke(ctx, event{Size: limit - rest + 200}) // AWS allows 100 bytes for the envelope
 	if out == nil || aws.ToString(out.FunctionError) != "Unhandled" || !strings.Contains(string(out.Payload), "Function.ResponseSizeTooLarge") {
 		t.Errorf("a larger response: %v, %.200s; want Function.ResponseSizeTooLarge", err, payloadOf(out))
 	}
-	if _, _, err := s.invoke(ctx, "f", event{}); err != nil {
+	if _, _, err := s.invoke(ctx, event{}); err != nil {
 		t.Errorf("after it: %v", err)
 	}
 }
@@ -171,8 +174,8 @@ func payloadOf(out *lambda.InvokeOutput) []byte {
 // environment lives on.
 func TestATimeoutLeavesSiblingsAlone(t *testing.T) {
 	s := up(t)
-	s.provider("p", "subnet-a")
-	s.function("f", "p", func(in *lambda.CreateFunctionInput) { in.Timeout = aws.Int32(2) })
+	s.provider("subnet-a")
+	s.function(func(in *lambda.CreateFunctionInput) { in.Timeout = aws.Int32(2) })
 	if _, err := s.lambda.PutFunctionScalingConfig(t.Context(), &lambda.PutFunctionScalingConfigInput{
 		FunctionName: aws.String("f"), Qualifier: aws.String("$LATEST.PUBLISHED"),
 		FunctionScalingConfig: &types.FunctionScalingConfig{MinExecutionEnvironments: aws.Int32(1), MaxExecutionEnvironments: aws.Int32(1)},
@@ -180,34 +183,37 @@ func TestATimeoutLeavesSiblingsAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.eventually(20*time.Second, "one environment", func() error {
-		var ps struct {
-			Environments []struct{ State string } `json:"environments"`
-		}
-		s.hearth(&ps, "ps")
-		if len(ps.Environments) != 1 {
+		if len(s.ps()) != 1 {
 			return errors.New("not one")
 		}
 		return nil
 	})
-	before, _, err := s.invoke(t.Context(), "f", event{})
+	before, _, err := s.invoke(t.Context(), event{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		_, out, err := s.invoke(t.Context(), "f", event{SleepMS: 3500})
+		_, out, err := s.invoke(t.Context(), event{SleepMS: 3500})
 		if out == nil || !strings.Contains(string(out.Payload), "Task timed out after 2.00 seconds") {
 			t.Errorf("got %v, %s; want a time-out", err, payloadOf(out))
 		}
 	})
 	wg.Go(func() {
-		if _, _, err := s.invoke(t.Context(), "f", event{SleepMS: 1500}); err != nil {
+		if _, _, err := s.invoke(t.Context(), event{SleepMS: 1500}); err != nil {
 			t.Errorf("the sibling: %v", err)
 		}
 	})
 	wg.Wait()
-	time.Sleep(2 * time.Second) // the late answer arrives meanwhile
-	after, _, err := s.invoke(t.Context(), "f", event{})
+	s.eventually(10*time.Second, "the late answer to free its slot", func() error {
+		for _, e := range s.ps() {
+			if e.InFlight != 0 {
+				return fmt.Errorf("%d in flight", e.InFlight)
+			}
+		}
+		return nil
+	})
+	after, _, err := s.invoke(t.Context(), event{})
 	if err != nil || after.PID != before.PID || after.Started != before.Started || after.Environment != before.Environment {
 		t.Errorf("after the late answer: %+v, %v; want the same process as %+v", after, err, before)
 	}
@@ -215,8 +221,7 @@ func TestATimeoutLeavesSiblingsAlone(t *testing.T) {
 
 // code is the error code of an AWS error.
 func code(err error) string {
-	var api smithy.APIError
-	if errors.As(err, &api) {
+	if api, ok := errors.AsType[smithy.APIError](err); ok {
 		return api.ErrorCode()
 	}
 	return ""

@@ -31,6 +31,8 @@ const (
 	containerdSocket = "/run/containerd/containerd.sock"
 	account          = "123456789012"
 	region           = "us-east-1"
+	providerName     = "p"
+	functionName     = "f"
 	role             = "arn:aws:iam::123456789012:role/any"
 	// pool is not the default one, so that a "hearth up" of a person on this
 	// machine is not disturbed.
@@ -38,7 +40,7 @@ const (
 )
 
 // bins holds the binaries, built once.
-var bins string //nolint:gochecknoglobals // set by TestMain
+var bins string // set by TestMain
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -92,7 +94,7 @@ type stack struct {
 
 // up starts a stack. It is stopped at the end of the test, which fails if
 // anything is left.
-func up(t *testing.T, flags ...string) *stack {
+func up(t *testing.T) *stack {
 	t.Helper()
 	if why := missing(); why != "" {
 		t.Skip(why)
@@ -105,10 +107,10 @@ func up(t *testing.T, flags ...string) *stack {
 	s.before = s.left()
 	ports := freeAddresses(t, 4)
 	s.api, s.operator, s.metrics = "http://"+ports[0], ports[2], "http://"+ports[3]
-	s.flags = append([]string{
+	s.flags = []string{
 		"up", "--data-dir", dir, "--listen", ports[0], "--agent-listen", ports[1], "--operator-listen", ports[2],
 		"--metrics-listen", ports[3], "--local-subnet-pool", pool, "--runtime-image", "provided.al2023=builtin:static",
-	}, flags...)
+	}
 	s.lambda = lambda.New(lambda.Options{
 		Region: region, BaseEndpoint: aws.String(s.api),
 		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
@@ -168,7 +170,7 @@ func (s *stack) start() {
 }
 
 func (s *stack) get(path string) error {
-	resp, err := http.Get(s.metrics + path) //nolint:noctx // bounded by eventually
+	resp, err := http.Get(s.metrics + path)
 	if err != nil {
 		return err
 	}
@@ -261,15 +263,11 @@ func archive(t *testing.T, name string) []byte {
 	return buf.Bytes()
 }
 
-func providerARN(name string) string {
-	return "arn:aws:lambda:" + region + ":" + account + ":capacity-provider:" + name
-}
-
 // provider creates a capacity provider with a subnet for each zone.
-func (s *stack) provider(name string, zones ...string) {
+func (s *stack) provider(zones ...string) {
 	s.t.Helper()
 	_, err := s.lambda.CreateCapacityProvider(s.t.Context(), &lambda.CreateCapacityProviderInput{
-		CapacityProviderName: aws.String(name),
+		CapacityProviderName: aws.String(providerName),
 		PermissionsConfig:    &types.CapacityProviderPermissionsConfig{CapacityProviderOperatorRoleArn: aws.String(role)},
 		VpcConfig:            &types.CapacityProviderVpcConfig{SubnetIds: zones, SecurityGroupIds: []string{}},
 	})
@@ -277,7 +275,7 @@ func (s *stack) provider(name string, zones ...string) {
 		s.t.Fatal(err)
 	}
 	s.eventually(5*time.Second, "the provider to be Active", func() error {
-		p, err := s.lambda.GetCapacityProvider(s.t.Context(), &lambda.GetCapacityProviderInput{CapacityProviderName: aws.String(name)})
+		p, err := s.lambda.GetCapacityProvider(s.t.Context(), &lambda.GetCapacityProviderInput{CapacityProviderName: aws.String(providerName)})
 		if err != nil {
 			return err
 		}
@@ -289,16 +287,16 @@ func (s *stack) provider(name string, zones ...string) {
 }
 
 // function creates a function that runs the probe, published to $LATEST.PUBLISHED.
-func (s *stack) function(name, provider string, edit func(*lambda.CreateFunctionInput)) {
+func (s *stack) function(edit func(*lambda.CreateFunctionInput)) {
 	s.t.Helper()
 	in := &lambda.CreateFunctionInput{
-		FunctionName: aws.String(name), Role: aws.String(role), Runtime: types.RuntimeProvidedal2023,
+		FunctionName: aws.String(functionName), Role: aws.String(role), Runtime: types.RuntimeProvidedal2023,
 		Handler: aws.String("bootstrap"), Code: &types.FunctionCode{ZipFile: archive(s.t, "probe")},
 		MemorySize: aws.Int32(512), Timeout: aws.Int32(30), Publish: true,
 		PublishTo: types.FunctionVersionLatestPublishedLatestPublished,
 		CapacityProviderConfig: &types.CapacityProviderConfig{
 			LambdaManagedInstancesCapacityProviderConfig: &types.LambdaManagedInstancesCapacityProviderConfig{
-				CapacityProviderArn: aws.String(providerARN(provider)),
+				CapacityProviderArn: aws.String("arn:aws:lambda:" + region + ":" + account + ":capacity-provider:" + providerName),
 			},
 		},
 	}
@@ -308,7 +306,7 @@ func (s *stack) function(name, provider string, edit func(*lambda.CreateFunction
 	if _, err := s.lambda.CreateFunction(s.t.Context(), in); err != nil {
 		s.t.Fatal(err)
 	}
-	s.active(name)
+	s.active()
 }
 
 // concurrency sets PerExecutionEnvironmentMaxConcurrency.
@@ -319,17 +317,17 @@ func concurrency(n int32) func(*lambda.CreateFunctionInput) {
 }
 
 // active waits until what was published to $LATEST.PUBLISHED runs.
-func (s *stack) active(name string) {
+func (s *stack) active() {
 	s.t.Helper()
-	s.eventually(time.Minute, name+" to be Active", func() error {
+	s.eventually(time.Minute, "the function to be Active", func() error {
 		f, err := s.lambda.GetFunctionConfiguration(s.t.Context(), &lambda.GetFunctionConfigurationInput{
-			FunctionName: aws.String(name), Qualifier: aws.String("$LATEST.PUBLISHED"),
+			FunctionName: aws.String(functionName), Qualifier: aws.String("$LATEST.PUBLISHED"),
 		})
 		if err != nil {
 			return err
 		}
 		if f.State == types.StateFailed {
-			s.t.Fatalf("%s is Failed: %s: %s", name, f.StateReasonCode, aws.ToString(f.StateReason))
+			s.t.Fatalf("the function is Failed: %s: %s", f.StateReasonCode, aws.ToString(f.StateReason))
 		}
 		if f.State != types.StateActive || f.LastUpdateStatus == types.LastUpdateStatusInProgress {
 			return fmt.Errorf("state %s, update %s: %s", f.State, f.LastUpdateStatus, aws.ToString(f.StateReason))
@@ -362,12 +360,12 @@ type answer struct {
 }
 
 // invoke runs the probe once.
-func (s *stack) invoke(ctx context.Context, name string, e event) (answer, *lambda.InvokeOutput, error) {
+func (s *stack) invoke(ctx context.Context, e event) (answer, *lambda.InvokeOutput, error) {
 	payload, err := json.Marshal(e)
 	if err != nil {
 		return answer{}, nil, err
 	}
-	out, err := s.lambda.Invoke(ctx, &lambda.InvokeInput{FunctionName: aws.String(name), Payload: payload})
+	out, err := s.lambda.Invoke(ctx, &lambda.InvokeInput{FunctionName: aws.String(functionName), Payload: payload})
 	if err != nil {
 		return answer{}, nil, err
 	}
@@ -391,8 +389,4 @@ func (s *stack) hearth(to any, args ...string) {
 	if err := json.Unmarshal(out, to); err != nil {
 		s.t.Fatalf("hearth %s: %v in %s", strings.Join(args, " "), err, out)
 	}
-}
-
-func getFunction(name string) *lambda.GetFunctionInput {
-	return &lambda.GetFunctionInput{FunctionName: aws.String(name)}
 }
