@@ -180,5 +180,5 @@ func timestamp(t time.Time) *timestamppb.Timestamp {
 }
 
 func toInt32(n int) int32 {
-	return int32(min(max(n, 0), math.MaxInt32)) //nolint:gosec // it was just bounded
+	return int32(min(max(n, 0), math.MaxInt32))
 }

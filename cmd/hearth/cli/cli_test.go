@@ -65,7 +65,7 @@ func (c *control) ListInstances(_ context.Context, req *operatorv1.ListInstances
 	return &operatorv1.ListInstancesResponse{Instances: list}, nil
 }
 
-func (c *control) ListEnvironments(_ context.Context, req *operatorv1.ListEnvironmentsRequest) (*operatorv1.ListEnvironmentsResponse, error) {
+func (*control) ListEnvironments(_ context.Context, req *operatorv1.ListEnvironmentsRequest) (*operatorv1.ListEnvironmentsResponse, error) {
 	if req.GetFunction() == "none" {
 		return &operatorv1.ListEnvironmentsResponse{}, nil
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -114,7 +113,7 @@ func self() string {
 func newFleet(dir string) *local.Fleet {
 	f, err := local.New(local.Config{
 		DataDir: dir, AgentPath: self(), Control: "127.0.0.1:1", Environ: []string{"FAKE=agent", fastExit},
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Logger: slog.New(slog.DiscardHandler),
 	})
 	must(err)
 	return f

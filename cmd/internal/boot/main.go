@@ -39,10 +39,10 @@ func exitCode(err error, program string, w io.Writer) int {
 	case err == nil || errors.Is(err, flag.ErrHelp):
 		return exitOK
 	case errdefs.IsInvalidArgument(err):
-		fmt.Fprintf(w, "%s: %v\n", program, err)
+		_, _ = fmt.Fprintf(w, "%s: %v\n", program, err)
 		return exitUsage
 	default:
-		fmt.Fprintf(w, "%s: %v\n", program, err)
+		_, _ = fmt.Fprintf(w, "%s: %v\n", program, err)
 		return exitFailed
 	}
 }

@@ -94,4 +94,4 @@ func (l *List) Set(text string) error {
 }
 
 // Repeatable implements [Repeatable].
-func (l *List) Repeatable() bool { return true }
+func (*List) Repeatable() bool { return true }

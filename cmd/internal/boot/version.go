@@ -3,7 +3,7 @@ package boot
 import "runtime/debug"
 
 // version is set by the linker: -X …/cmd/internal/boot.version=v0.1.0.
-var version string //nolint:gochecknoglobals // the linker can only set package variables
+var version string
 
 // Version is the version of this binary: what the linker was told, or else what
 // the go command recorded, or else "devel".

@@ -51,8 +51,10 @@ func Request(n int) fleet.LaunchRequest {
 }
 
 func testName(t *testing.T, c fleet.Cloud) {
-	if c.Name() == "" || c.Name() != c.Name() {
-		t.Errorf("got name %q", c.Name())
+	first := c.Name()
+	launch(t, c, Request(1))
+	if again := c.Name(); first == "" || again != first {
+		t.Errorf("got names %q and %q", first, again)
 	}
 }
 

@@ -177,7 +177,7 @@ func New(cfg Config) (*Fleet, error) {
 }
 
 // Name implements [fleet.Cloud].
-func (f *Fleet) Name() string { return "local" }
+func (*Fleet) Name() string { return "local" }
 
 // Launch implements [fleet.Cloud]. The agent is started by Run.
 func (f *Fleet) Launch(ctx context.Context, req fleet.LaunchRequest) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -36,22 +35,25 @@ const fastExit = "GORACE=atexit_sleep_ms=0"
 
 // TestMain turns the test binary into the programs that tests start.
 func TestMain(m *testing.M) {
-	switch os.Getenv("FAKE") {
+	os.Exit(program(m, os.Getenv("FAKE"))) //nolint:forbidigo // this is a main function
+}
+
+func program(m *testing.M, name string) int {
+	switch name {
 	case "agent":
-		fakeAgent(os.Args[1:])
+		return fakeAgent(os.Args[1:])
 	case "control":
-		fakeControl(os.Getenv("FAKE_DATA_DIR"))
+		return fakeControl()
 	default:
-		os.Exit(m.Run())
+		return m.Run()
 	}
 }
 
 // fakeAgent behaves as the files in its instance's directory say, and writes
 // down what it is told to do in the file runs there. Its destroy is recorded in
 // the data directory of the control service, which survives it.
-func fakeAgent(args []string) {
-	dataDir := args[slices.Index(args, "--data-dir")+1]
-	dir := filepath.Dir(dataDir)
+func fakeAgent(args []string) int {
+	dir := filepath.Dir(args[slices.Index(args, "--data-dir")+1])
 	has := func(name string) bool { _, err := os.Stat(filepath.Join(dir, name)); return err == nil }
 	line, err := json.Marshal(fakeRun{os.Getpid(), args, os.Environ()})
 	if err != nil {
@@ -64,17 +66,16 @@ func fakeAgent(args []string) {
 	_, _ = runs.Write(append(line, '\n'))
 	println("the agent of", filepath.Base(dir), "says hello")
 	switch {
+	case slices.Contains(args, "--destroy") && has("cannot-destroy"):
+		println("something is in the way")
+		return 1
 	case slices.Contains(args, "--destroy"):
-		if has("cannot-destroy") {
-			println("something is in the way")
-			os.Exit(1)
-		}
 		if err := os.WriteFile(filepath.Join(dir, "../../destroyed-"+filepath.Base(dir)), nil, 0o600); err != nil {
 			panic(err)
 		}
-		os.Exit(0)
+		return 0
 	case has("crashes"):
-		os.Exit(7)
+		return 7
 	}
 	term := make(chan os.Signal, 1)
 	if has("stubborn") {
@@ -83,7 +84,7 @@ func fakeAgent(args []string) {
 		signal.Notify(term, syscall.SIGTERM)
 	}
 	<-term
-	os.Exit(0)
+	return 0
 }
 
 type fakeRun struct {
@@ -92,9 +93,9 @@ type fakeRun struct {
 	Env  []string
 }
 
-// fakeControl runs a fleet until it is killed.
-func fakeControl(dataDir string) {
-	f, err := New(testConfig(dataDir))
+// fakeControl runs a fleet in the working directory until it is killed.
+func fakeControl() int {
+	f, err := New(testConfig("."))
 	if err == nil {
 		err = f.Run(context.Background())
 	}
@@ -109,7 +110,7 @@ func testConfig(dataDir string) Config {
 	return Config{
 		DataDir: dataDir, AgentPath: self, Control: "127.0.0.1:9100", Region: "us-east-1",
 		Environ:     []string{"FAKE=agent", "HEARTH_DATA_DIR=/of/control", "NOTIFY_SOCKET=/run/x", fastExit},
-		StopTimeout: 200 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		StopTimeout: 200 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
 	}
 }
 
@@ -502,7 +503,8 @@ func startControl(t *testing.T, dataDir string) *process.Process {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self)
-	cmd.Env = []string{"FAKE=control", "FAKE_DATA_DIR=" + dataDir, fastExit}
+	cmd.Dir = dataDir
+	cmd.Env = []string{"FAKE=control", fastExit}
 	cmd.Stderr = os.Stderr
 	p, err := process.Start(cmd)
 	if err != nil {

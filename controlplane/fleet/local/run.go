@@ -51,7 +51,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 	for {
 		existing, err := f.instances()
 		if err != nil {
-			f.log.Warn("looking for instances failed", "err", err)
+			f.log.WarnContext(ctx, "looking for instances failed", "err", err)
 		}
 		for _, inst := range existing {
 			nudge, known := nudges[inst.id]
@@ -127,18 +127,18 @@ func (f *Fleet) supervise(ctx context.Context, inst instance, nudge <-chan struc
 		if inst.terminating() {
 			err := f.teardown(ctx, inst)
 			if err == nil {
-				log.Info("instance terminated")
+				log.InfoContext(ctx, "instance terminated")
 				return
 			}
 			if ctx.Err() == nil {
-				log.Warn("terminating an instance failed, trying again", "err", err)
+				log.WarnContext(ctx, "terminating an instance failed, trying again", "err", err)
 			}
 			wait.sleep(ctx, nil)
 			continue
 		}
-		agent, err := f.ensureAgent(inst)
+		agent, err := f.ensureAgent(ctx, inst)
 		if err != nil {
-			log.Warn("starting an agent failed, trying again", "err", err)
+			log.WarnContext(ctx, "starting an agent failed, trying again", "err", err)
 			wait.sleep(ctx, nudge)
 			continue
 		}
@@ -146,26 +146,26 @@ func (f *Fleet) supervise(ctx context.Context, inst instance, nudge <-chan struc
 			wait = backoff{}
 		}
 		if ctx.Err() == nil && !inst.terminating() {
-			log.Warn("agent ended, starting it again", "reason", agent.Outcome(), "last_output", lastLine(inst.logFile()))
+			log.WarnContext(ctx, "agent ended, starting it again", "reason", agent.Outcome(), "last_output", lastLine(inst.logFile()))
 			wait.sleep(ctx, nudge)
 		}
 	}
 }
 
 // ensureAgent returns the instance's agent, started if it does not run.
-func (f *Fleet) ensureAgent(inst instance) (*process.Process, error) {
+func (f *Fleet) ensureAgent(ctx context.Context, inst instance) (*process.Process, error) {
 	agent, err := inst.agent()
 	if err != nil {
 		return nil, err
 	}
 	if agent != nil {
-		f.log.Info("took back a running agent", "instance", inst.id, "pid", agent.PID)
+		f.log.InfoContext(ctx, "took back a running agent", "instance", inst.id, "pid", agent.PID)
 		return agent, nil
 	}
 	if agent, err = f.spawn(inst); err != nil {
 		return nil, err
 	}
-	f.log.Info("started an agent", "instance", inst.id, "pid", agent.PID)
+	f.log.InfoContext(ctx, "started an agent", "instance", inst.id, "pid", agent.PID)
 	return agent, nil
 }
 
@@ -187,7 +187,7 @@ func (f *Fleet) watch(ctx context.Context, inst instance, agent *process.Process
 		case <-tick.C:
 		case <-logs.C:
 			if err := boundLog(inst.logFile(), f.cfg.MaxLogBytes); err != nil {
-				f.log.Warn("bounding an agent's log failed", "instance", inst.id, "err", err)
+				f.log.WarnContext(ctx, "bounding an agent's log failed", "instance", inst.id, "err", err)
 			}
 		}
 	}

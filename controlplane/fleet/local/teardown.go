@@ -67,13 +67,13 @@ func (f *Fleet) terminateNow(ctx context.Context, inst instance) error {
 			err = f.teardown(ctx, inst)
 		}
 		if err == nil {
-			f.log.Info("instance terminated", "instance", inst.id)
+			f.log.InfoContext(ctx, "instance terminated", "instance", inst.id)
 			return nil
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("terminating %s: %w", inst.id, err)
 		}
-		f.log.Warn("terminating an instance failed, trying again", "instance", inst.id, "err", err)
+		f.log.WarnContext(ctx, "terminating an instance failed, trying again", "instance", inst.id, "err", err)
 		wait.sleep(ctx, nil)
 	}
 }
@@ -106,7 +106,7 @@ func (f *Fleet) teardown(ctx context.Context, inst instance) error {
 		return fmt.Errorf("removing %s: %w: %w", inst.id, err, errdefs.ErrUnavailable)
 	}
 	if err := removeUnmounted(going); err != nil {
-		f.log.Warn("removing the rest of an instance failed", "instance", inst.id, "err", err) // swept later
+		f.log.WarnContext(ctx, "removing the rest of an instance failed", "instance", inst.id, "err", err) // swept later
 	}
 	return nil
 }
@@ -122,7 +122,7 @@ func (f *Fleet) stop(ctx context.Context, p *process.Process) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	f.log.Warn("a process did not stop in time, killing it", "pid", p.PID)
+	f.log.WarnContext(ctx, "a process did not stop in time, killing it", "pid", p.PID)
 	p.KillSession()
 	limit, cancel = context.WithTimeoutCause(ctx, f.cfg.StopTimeout, errStopTooSlow)
 	defer cancel()

@@ -14,7 +14,7 @@ import (
 func sleeper(t *testing.T) (*Process, []string) {
 	t.Helper()
 	mark := []string{"--mark", filepath.Join(t.TempDir(), "here")}
-	p, err := Start(exec.CommandContext(t.Context(), "/bin/sh", append([]string{"-c", "kill -STOP $$", "sh"}, mark...)...)) //nolint:gosec // a test
+	p, err := Start(exec.CommandContext(t.Context(), "/bin/sh", append([]string{"-c", "kill -STOP $$", "sh"}, mark...)...))
 	if err != nil {
 		t.Fatal(err)
 	}
