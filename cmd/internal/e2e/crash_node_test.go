@@ -91,6 +91,7 @@ func kill(t *testing.T, pids ...int) {
 type environment struct {
 	ID       string `json:"id"`
 	Instance string `json:"instance"`
+	Zone     string `json:"zone"`
 	State    string `json:"state"`
 	Sandbox  string `json:"sandbox_id"`
 	InFlight int    `json:"in_flight"`
@@ -98,11 +99,9 @@ type environment struct {
 
 func (s *stack) ps() []environment {
 	s.t.Helper()
-	var ps struct {
-		Environments []environment `json:"environments"`
-	}
-	s.hearth(&ps, "ps")
-	return ps.Environments
+	var list []environment
+	s.hearth(&list, "ps")
+	return list
 }
 
 // allReady waits until three environments are ready, on connected instances.

@@ -36,16 +36,12 @@ func TestConcurrentInvokesOverThreeZones(t *testing.T) {
 	}
 	wg.Wait()
 	spreadOver(t, answers)
-	var ps struct {
-		Environments []struct{ Zone, State string } `json:"environments"`
-	}
-	s.hearth(&ps, "ps")
-	zones := map[string]int{}
-	for _, e := range ps.Environments {
+	envs, zones := s.ps(), map[string]int{}
+	for _, e := range envs {
 		zones[e.Zone]++
 	}
-	if len(ps.Environments) != 3 || len(zones) != 3 {
-		t.Errorf("hearth ps has %+v, want one environment in each zone", ps.Environments)
+	if len(envs) != 3 || len(zones) != 3 {
+		t.Errorf("hearth ps has %+v, want one environment in each zone", envs)
 	}
 }
 
