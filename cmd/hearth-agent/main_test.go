@@ -1,0 +1,64 @@
+package main
+
+import (
+	"io"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/hearth-compute/hearth/agent"
+	"github.com/hearth-compute/hearth/cmd/internal/boot"
+)
+
+func parse(t *testing.T, args []string, env map[string]string) (*flags, error) {
+	t.Helper()
+	fs := boot.NewFlagSet("hearth-agent", "")
+	fs.SetOutput(io.Discard)
+	f := register(fs)
+	return f, boot.Parse(fs, args, func(key string) string { return env[key] })
+}
+
+func TestFlagsBecomeAConfig(t *testing.T) {
+	t.Parallel()
+	f, err := parse(t, []string{
+		"--control", "a:1,b:2", "--zone", "z", "--vcpu", "0.5", "--memory", "8GiB", "--limit", "--subnet", "10.201.3.0/24",
+		"--deny-cidr", "10.201.0.0/16", "--deny-cidr", "10.9.0.0/16", "--drain-timeout", "30s", "--join-token-file", "/t",
+	}, map[string]string{"HEARTH_REGION": "eu-west-1", "HEARTH_ZONE": "ignored"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := f.config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(cfg.Controls, []string{"a:1", "b:2"}) || cfg.Zone != "z" || cfg.Region != "eu-west-1" ||
+		cfg.Allocatable != (agent.Resources{CPU: 500, Memory: 8 << 30}) || !cfg.LimitParent ||
+		cfg.Subnet != netip.MustParsePrefix("10.201.3.0/24") || len(cfg.DenyCIDRs) != 2 ||
+		cfg.DrainTimeout != 30*time.Second || filepath.Base(cfg.InitPath) != "hearth-init" || cfg.DataConnections != 2 {
+		t.Errorf("got %+v", cfg)
+	}
+}
+
+func TestMistakesInFlagsAreInvalidArguments(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"--vcpu", "lots"}, {"--vcpu", "-1"}, {"--vcpu", "NaN"}, {"--memory", "x"}, {"--unknown"}, {"argument"}} {
+		if _, err := parse(t, args, nil); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%v: got %v", args, err)
+		}
+	}
+	f, err := parse(t, []string{"--subnet", "here", "--deny-cidr", "there"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.config(); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "--subnet") || !strings.Contains(err.Error(), "--deny-cidr") {
+		t.Errorf("got %v", err)
+	}
+}
