@@ -27,7 +27,7 @@ func (f *Fleet) agentArgs(inst instance, r record) []string {
 	args := append(inst.identity(),
 		"--control", cmp.Or(f.cfg.Control, r.Control),
 		"--containerd-address", cmp.Or(r.ContainerdAddress, f.cfg.ContainerdAddress),
-		"--containerd-namespace", "hearth-"+string(inst.id),
+		"--containerd-namespace", inst.namespace(),
 		"--subnet", r.Subnet.String(),
 		"--deny-cidr", r.SubnetPool.String(),
 		"--nft-table", "hearth_"+strings.ReplaceAll(string(inst.id), "-", "_"),

@@ -42,6 +42,9 @@ func (i instance) dataDir() string         { return i.path("agent") }
 func (i instance) logFile() string         { return i.path("agent.log") }
 func (i instance) pidFile() string         { return i.path("agent.pid") }
 
+// namespace is the containerd namespace of the instance's agent.
+func (i instance) namespace() string { return "hearth-" + string(i.id) }
+
 func (i instance) record() (record, error) {
 	var r record
 	data, err := os.ReadFile(i.path("launch.json"))

@@ -403,6 +403,31 @@ func TestTerminateStopsDestroysAndRemoves(t *testing.T) {
 	}
 }
 
+func TestForgottenShimsAreEnded(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, nil)
+	req := fleettest.Request(0xf00000 + os.Getpid()) // no other test's namespace
+	if err := f.Launch(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	start := func(namespace string) *process.Process {
+		p, err := process.Start(exec.Command("/bin/sh", "-c", "kill -STOP $$", "shim", "-namespace", namespace, "-id", "e-1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { p.KillSession(); until(t, "it ended", func() bool { return !p.Alive() }) })
+		return p
+	}
+	ours, other := start("hearth-"+string(req.Instance)), start("hearth-"+string(req.Instance)+"0")
+	if err := f.TerminateAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the forgotten shim ended", func() bool { return !ours.Alive() })
+	if !other.Alive() {
+		t.Error("a shim of another namespace was ended")
+	}
+}
+
 func TestInstanceIsListedUntilDestroyingSucceeds(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, nil)

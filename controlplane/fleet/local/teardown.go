@@ -96,6 +96,9 @@ func (f *Fleet) teardown(ctx context.Context, inst instance) error {
 	if err := f.destroy(ctx, inst); err != nil {
 		return err
 	}
+	if err := killShims(inst); err != nil {
+		return err
+	}
 	if err := removeUnmounted(inst.dataDir()); err != nil {
 		return err
 	}
@@ -107,6 +110,20 @@ func (f *Fleet) teardown(ctx context.Context, inst instance) error {
 	}
 	if err := removeUnmounted(going); err != nil {
 		f.log.WarnContext(ctx, "removing the rest of an instance failed", "instance", inst.id, "err", err) // swept later
+	}
+	return nil
+}
+
+// killShims ends what containerd forgot: when an agent is killed while a shim
+// starts, the shim stays without a container and nobody knows of it. Destroying
+// has removed every container of the namespace, which is the instance's alone.
+func killShims(inst instance) error {
+	shims, err := process.Find("-namespace", inst.namespace(), "-id")
+	if err != nil {
+		return err
+	}
+	for _, shim := range shims {
+		shim.KillSession()
 	}
 	return nil
 }
