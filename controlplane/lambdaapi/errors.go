@@ -147,13 +147,16 @@ func throttleMessage(r controlplane.ThrottleReason) string {
 	return "Rate Exceeded."
 }
 
-// render answers with err. Every member that AWS's exceptions have is there
-// under both spellings of "message" that its model uses.
+// render answers with err, under the spelling of "message" that the model has
+// for the exception. What is our fault goes to the log: it is answered, not
+// returned.
 func (s *Server) render(w http.ResponseWriter, r *http.Request, requestID string, err error) {
 	e := asException(err)
 	body := map[string]string{"Type": "User"}
 	if e.status >= http.StatusInternalServerError {
 		body["Type"] = "Service"
+	}
+	if e.status == http.StatusInternalServerError {
 		s.cfg.Logger.ErrorContext(r.Context(), "request failed", "request_id", requestID, "operation", operationOf(r), "err", err)
 	}
 	body[messageMember(e.name)] = e.message
