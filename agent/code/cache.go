@@ -107,31 +107,39 @@ func New(cfg Config) (*Cache, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil { //nolint:gosec // functions read it under their own user
 		return nil, fmt.Errorf("making the code cache: %w", err)
 	}
-	boot, err := os.ReadFile(filepath.Join(cfg.Dir, bootFile))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("reading the code cache: %w", err)
-	}
-	keep := err == nil && string(boot) == cfg.BootID
-	found, err := os.ReadDir(cfg.Dir)
-	if err != nil {
-		return nil, fmt.Errorf("reading the code cache: %w", err)
-	}
-	for _, d := range found {
-		path := filepath.Join(cfg.Dir, d.Name())
-		if keep && d.IsDir() && isHash(d.Name()) {
-			if err := c.readopt(d.Name(), path); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		if err := os.RemoveAll(path); err != nil {
-			return nil, fmt.Errorf("sweeping the code cache: %w", err)
-		}
+	if err := c.sweep(); err != nil {
+		return nil, err
 	}
 	if err := os.WriteFile(filepath.Join(cfg.Dir, bootFile), []byte(cfg.BootID), 0o600); err != nil {
 		return nil, fmt.Errorf("marking the code cache: %w", err)
 	}
 	return c, nil
+}
+
+// sweep takes back what is complete and from this boot, and removes the rest.
+func (c *Cache) sweep() error {
+	boot, err := os.ReadFile(filepath.Join(c.cfg.Dir, bootFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("reading the code cache: %w", err)
+	}
+	keep := err == nil && string(boot) == c.cfg.BootID
+	found, err := os.ReadDir(c.cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("reading the code cache: %w", err)
+	}
+	for _, d := range found {
+		path := filepath.Join(c.cfg.Dir, d.Name())
+		if keep && d.IsDir() && isHash(d.Name()) {
+			if err := c.readopt(d.Name(), path); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := os.RemoveAll(path); err != nil {
+			return fmt.Errorf("sweeping the code cache: %w", err)
+		}
+	}
+	return nil
 }
 
 func (c *Cache) readopt(sha, path string) error {

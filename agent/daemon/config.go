@@ -75,7 +75,7 @@ type Config struct {
 // Validate reports all faults at once, each naming its flag. Errors:
 // InvalidArgument.
 func (c Config) Validate() error {
-	errs := []error{c.validateIdentity(), c.validateHost()}
+	errs := []error{c.validateIdentity(), c.validateHost(), c.validateNetwork(), c.validateLimits()}
 	for _, l := range []struct{ flag, address string }{{"--listen", c.Listen}, {"--metrics-listen", c.MetricsListen}} {
 		if l.address != "" && !loopback(l.address) {
 			errs = append(errs, fmt.Errorf("%s %q: must be HOST:PORT on a loopback address", l.flag, l.address))
@@ -107,12 +107,14 @@ func (c Config) validateIdentity() error {
 	return errors.Join(errs...)
 }
 
-// validateHost checks what concerns this machine.
+// validateHost checks paths and names on this machine.
 func (c Config) validateHost() error {
 	var errs []error
 	for _, p := range []struct{ flag, path string }{
-		{"--data-dir", c.DataDir}, {"--containerd-address", c.ContainerdAddress},
-		{"--init-path", c.InitPath}, {"--cgroup-parent", c.CgroupParent},
+		{"--data-dir", c.DataDir},
+		{"--containerd-address", c.ContainerdAddress},
+		{"--init-path", c.InitPath},
+		{"--cgroup-parent", c.CgroupParent},
 	} {
 		if !filepath.IsAbs(p.path) || filepath.Clean(p.path) == "/" {
 			errs = append(errs, fmt.Errorf("%s %q: must be an absolute path below /", p.flag, p.path))
@@ -125,6 +127,12 @@ func (c Config) validateHost() error {
 			errs = append(errs, fmt.Errorf("%s: is required", s.flag))
 		}
 	}
+	return errors.Join(errs...)
+}
+
+// validateNetwork checks the address ranges.
+func (c Config) validateNetwork() error {
+	var errs []error
 	if !c.Subnet.IsValid() || !c.Subnet.Addr().Is4() || c.Subnet.Bits() > 29 {
 		errs = append(errs, fmt.Errorf("--subnet %q: must be an IPv4 range of at least a /29", c.Subnet))
 	}
@@ -133,6 +141,12 @@ func (c Config) validateHost() error {
 			errs = append(errs, fmt.Errorf("--deny-cidr %q: must be an IPv4 range", deny))
 		}
 	}
+	return errors.Join(errs...)
+}
+
+// validateLimits checks the amounts.
+func (c Config) validateLimits() error {
+	var errs []error
 	if c.Allocatable.CPU < 0 || c.Allocatable.Memory < 0 {
 		errs = append(errs, errors.New("--vcpu, --memory: must not be negative"))
 	}

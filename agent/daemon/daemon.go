@@ -72,11 +72,9 @@ type Agent struct {
 	dial    session.Dialer
 	driver  Driver
 	output  *pool.Output
-	boot    string
 	metrics *instruments
 
 	stopping atomic.Bool
-	ready    atomic.Bool
 
 	// The parts, made by assemble.
 	table   *invoke.Table
@@ -160,7 +158,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	for _, loop := range slices.Concat([]func(context.Context) error{a.pool.Run, a.sampler.Run, a.session.Run}, listeners) {
 		g.Go(func() error { return loop(gctx) })
 	}
-	a.cfg.Log.Info("agent runs", "version", a.cfg.Version, "control", strings.Join(a.cfg.Controls, ","),
+	a.cfg.Log.InfoContext(ctx, "agent runs", "version", a.cfg.Version, "control", strings.Join(a.cfg.Controls, ","),
 		"allocatable_milli_cpu", int64(a.cfg.Allocatable.CPU), "allocatable_memory_bytes", int64(a.cfg.Allocatable.Memory))
 	var drained error
 	select {
@@ -178,7 +176,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 
 // drain lets what runs finish.
 func (a *Agent) drain(ctx context.Context) error {
-	a.cfg.Log.Info("agent stops: finishing what runs", "in_flight", a.invoke.InFlight())
+	a.cfg.Log.InfoContext(ctx, "agent stops: finishing what runs", "in_flight", a.invoke.InFlight())
 	a.stopping.Store(true)
 	a.session.Nudge()
 	if err := a.invoke.Drain(ctx); err != nil {
@@ -199,7 +197,7 @@ func (a *Agent) open(ctx context.Context) error {
 		if err == nil || !errdefs.IsUnavailable(err) {
 			return err
 		}
-		a.cfg.Log.Warn("containerd is not available", "err", err)
+		a.cfg.Log.WarnContext(ctx, "containerd is not available", "err", err)
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -303,7 +301,8 @@ func architecture() string {
 	return runtime.GOARCH
 }
 
-// Apply, Accepted and Report make the agent the session's node.
+// Apply makes a set what should run; with Accepted and Report it makes the
+// agent the session's node.
 func (a *Agent) Apply(set agent.DesiredSet) error { return a.pool.Apply(set) }
 
 // Accepted is the set that is followed now, if there is one.

@@ -104,14 +104,14 @@ func TestTheAgentRunsWithoutAControlServiceAndStopsWhenAsked(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, _ := newAgent(t, cfg)
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancelCause(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
 	cc, err := grpc.NewClient(cfg.Listen, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer cc.Close()
+	defer func() { _ = cc.Close() }()
 	resp, err := grpc_health_v1.NewHealthClient(cc).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{}, grpc.WaitForReady(true))
 	if err != nil || resp.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
 		t.Errorf("got %v %v", resp, err)
@@ -127,7 +127,7 @@ func TestTheAgentRunsWithoutAControlServiceAndStopsWhenAsked(t *testing.T) {
 	if err := second.Run(t.Context()); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("a second agent on the same data directory: got %v", err)
 	}
-	cancel()
+	cancel(nil)
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
@@ -206,11 +206,11 @@ func get(t *testing.T, url string) (int, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := (&http.Client{}).Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)

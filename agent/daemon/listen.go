@@ -67,7 +67,7 @@ func (a *Agent) listen(ctx context.Context) (loops []func(context.Context) error
 		if err != nil {
 			return nil, fmt.Errorf("%s %s: %w: %w", l.flag, l.address, err, errdefs.ErrInvalidArgument)
 		}
-		a.cfg.Log.Info("listening", "flag", l.flag, "address", lis.Addr().String())
+		a.cfg.Log.InfoContext(ctx, "listening", "flag", l.flag, "address", lis.Addr().String())
 		loops = append(loops, func(ctx context.Context) error { return l.serve(ctx, lis) })
 	}
 	return loops, nil

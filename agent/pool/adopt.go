@@ -20,7 +20,7 @@ func (p *Pool) adopt(ctx context.Context, workers *sync.WaitGroup) bool {
 			}
 			return true
 		}
-		p.cfg.Log.Warn("sandboxes could not be listed", "err", err)
+		p.cfg.Log.WarnContext(ctx, "sandboxes could not be listed", "err", err)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
@@ -36,7 +36,7 @@ func (p *Pool) adopt(ctx context.Context, workers *sync.WaitGroup) bool {
 func (p *Pool) adoptOne(ctx context.Context, s sandbox.Status, workers *sync.WaitGroup) {
 	a, err := p.cfg.Decode(s.Metadata)
 	if err != nil || s.State != sandbox.StateRunning {
-		p.cfg.Log.Info("removing a sandbox from before the restart", "sandbox", string(s.ID), "state", string(s.State), "err", err)
+		p.cfg.Log.InfoContext(ctx, "removing a sandbox from before the restart", "sandbox", string(s.ID), "state", string(s.State), "err", err)
 		workers.Go(func() { p.discard(ctx, s.ID) })
 	}
 	if err != nil {
@@ -62,7 +62,7 @@ func (p *Pool) discard(ctx context.Context, id sandbox.ID) {
 		if err == nil {
 			return
 		}
-		p.cfg.Log.Warn("sandbox could not be removed", "sandbox", string(id), "err", err)
+		p.cfg.Log.WarnContext(ctx, "sandbox could not be removed", "sandbox", string(id), "err", err)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
@@ -79,7 +79,7 @@ func (p *Pool) watch(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		p.cfg.Log.Warn("sandboxes cannot be watched", "err", err)
+		p.cfg.Log.WarnContext(ctx, "sandboxes cannot be watched", "err", err)
 		if time.Since(began) > lastBackoff {
 			wait = firstBackoff
 		}

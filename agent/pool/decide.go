@@ -106,23 +106,28 @@ func retirements(v View) []Action {
 	newest := latest(v, func(i Incarnation) bool { return !i.Adopted && i.Phase == PhaseReady })
 	var actions []Action
 	for _, in := range v.Incarnations {
-		reason := ""
-		switch {
-		case in.Phase == PhaseEnding:
-		case !v.Wanted:
-			reason = "not wanted"
-		case v.Draining && in.Phase == PhaseStarting:
-			reason = "draining before it was ready"
-		case newest != nil && in.Phase == PhaseReady && in.Sandbox != newest.Sandbox:
-			reason = "replaced"
-		case newest != nil && in.Adopted:
-			reason = "replaced"
-		}
-		if reason != "" {
+		if reason := retireReason(v, in, newest); reason != "" {
 			actions = append(actions, Action{Verb: VerbRetire, Environment: v.Environment, Sandbox: in.Sandbox, Reason: reason})
 		}
 	}
 	return actions
+}
+
+// retireReason is why an incarnation has served its purpose; empty if it has
+// not. newest is the newest fresh one that is ready, if there is one.
+func retireReason(v View, in Incarnation, newest *Incarnation) string {
+	replaced := newest != nil && in.Sandbox != newest.Sandbox && (in.Adopted || in.Phase == PhaseReady)
+	switch {
+	case in.Phase == PhaseEnding:
+		return ""
+	case !v.Wanted:
+		return "not wanted"
+	case v.Draining && in.Phase == PhaseStarting:
+		return "draining before it was ready"
+	case replaced:
+		return "replaced"
+	}
+	return ""
 }
 
 func latest(v View, is func(Incarnation) bool) *Incarnation {

@@ -64,7 +64,7 @@ func (p *Pool) live(agentCtx, ctx context.Context, in *incarnation) {
 	release, err := p.bringUp(ctx, in, func(l net.Listener) {
 		serving.Go(func() {
 			if err := in.api.Serve(serveCtx, l); err != nil {
-				p.cfg.Log.Error("runtime api stopped", "environment", string(in.assignment.Environment), "err", err)
+				p.cfg.Log.ErrorContext(ctx, "runtime api stopped", "environment", string(in.assignment.Environment), "err", err)
 				in.retire(err)
 			}
 		})
@@ -279,7 +279,7 @@ func (p *Pool) dispose(ctx context.Context, in *incarnation) {
 	settle, cancel := context.WithTimeoutCause(ctx, in.assignment.Timeout+time.Second, errNotSettled)
 	defer cancel()
 	if err := in.api.Settle(settle); err != nil && ctx.Err() == nil {
-		p.cfg.Log.Warn("environment is ended with invokes running", "environment", string(in.assignment.Environment), "err", err)
+		p.cfg.Log.WarnContext(ctx, "environment is ended with invokes running", "environment", string(in.assignment.Environment), "err", err)
 	}
 	for wait := firstBackoff; ; wait = min(2*wait, lastBackoff) {
 		if ctx.Err() != nil {
@@ -289,7 +289,7 @@ func (p *Pool) dispose(ctx context.Context, in *incarnation) {
 		if err == nil {
 			break
 		}
-		p.cfg.Log.Warn("sandbox could not be removed", "sandbox", string(in.id), "err", err)
+		p.cfg.Log.WarnContext(ctx, "sandbox could not be removed", "sandbox", string(in.id), "err", err)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():

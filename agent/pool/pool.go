@@ -230,7 +230,7 @@ func (p *Pool) Run(ctx context.Context) error {
 func (p *Pool) step(ctx context.Context, workers *sync.WaitGroup) time.Time {
 	actions, wake := p.act(ctx, workers)
 	for _, a := range actions {
-		p.cfg.Log.Info("environment action", "verb", string(a.Verb), "environment", string(a.Environment),
+		p.cfg.Log.InfoContext(ctx, "environment action", "verb", string(a.Verb), "environment", string(a.Environment),
 			"sandbox", string(a.Sandbox), "reason", a.Reason)
 	}
 	return wake

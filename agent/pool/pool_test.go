@@ -94,7 +94,7 @@ func (w *world) image(ref string, program fake.Program) {
 // restart starts a new agent process, ending the one before.
 func (w *world) restart(code *codeStub) {
 	if w.process != nil {
-		w.process.stop()
+		w.stop()
 	}
 	if code == nil {
 		code = &codeStub{held: map[string]int{}}
@@ -119,7 +119,7 @@ func (w *world) restart(code *codeStub) {
 		Region: "us-east-1",
 		Log:    slog.New(slog.DiscardHandler),
 	})
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancelCause(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := p.pool.Run(ctx); err != nil {
@@ -127,7 +127,7 @@ func (w *world) restart(code *codeStub) {
 		}
 	})
 	p.stop = sync.OnceFunc(func() {
-		cancel()
+		cancel(nil)
 		wg.Wait()
 		if err := p.runtime.Close(); err != nil {
 			w.t.Error(err)
@@ -138,7 +138,7 @@ func (w *world) restart(code *codeStub) {
 
 // close ends agent and host.
 func (w *world) close() {
-	w.process.stop()
+	w.stop()
 	w.host.Close()
 }
 
@@ -167,21 +167,21 @@ func dial(ctx context.Context, p *fake.Process) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	context.AfterFunc(ctx, func() { c.Close() })
+	context.AfterFunc(ctx, func() { _ = c.Close() })
 	return &conn{c, bufio.NewReader(c)}, nil
 }
 
-func (c *conn) do(method, path, body string) (*http.Response, string, error) {
+func (c *conn) do(method, path, body string) (id, answer string, err error) {
 	if _, err := fmt.Fprintf(c, "%s /2018-06-01/runtime/%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", method, path, len(body), body); err != nil {
-		return nil, "", err
+		return "", "", err
 	}
 	resp, err := http.ReadResponse(c.in, nil)
 	if err != nil {
-		return nil, "", err
+		return "", "", err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(resp.Body)
-	return resp, string(b), err
+	return resp.Header.Get("Lambda-Runtime-Aws-Request-Id"), string(b), err
 }
 
 // serves is a runtime that answers every event with its sandbox's name after
@@ -192,7 +192,7 @@ func serves(ctx context.Context, p *fake.Process) int {
 		return 1
 	}
 	for {
-		resp, body, err := c.do("GET", "invocation/next", "")
+		id, body, err := c.do("GET", "invocation/next", "")
 		if err != nil {
 			if ctx.Err() != nil {
 				return 143
@@ -206,7 +206,7 @@ func serves(ctx context.Context, p *fake.Process) int {
 				return 143
 			}
 		}
-		if _, _, err := c.do("POST", "invocation/"+resp.Header.Get("Lambda-Runtime-Aws-Request-Id")+"/response", string(p.ID)); err != nil {
+		if _, _, err := c.do("POST", "invocation/"+id+"/response", string(p.ID)); err != nil {
 			return 1
 		}
 	}
@@ -342,7 +342,7 @@ func TestDrainingRefusesTheNewAndKeepsTheSandbox(t *testing.T) {
 
 func TestFailedStartsSayWhyAndBackOff(t *testing.T) {
 	initError := func(ctx context.Context, p *fake.Process) int {
-		fmt.Fprintln(p.Stderr, "cannot find handler")
+		_, _ = fmt.Fprintln(p.Stderr, "cannot find handler")
 		if c, err := dial(ctx, p); err == nil {
 			_, _, _ = c.do("POST", "init/error", `{"errorType":"Runtime.NoHandler","errorMessage":"h is missing"}`)
 		}
@@ -350,7 +350,7 @@ func TestFailedStartsSayWhyAndBackOff(t *testing.T) {
 	}
 	exits := func(code int) fake.Program {
 		return func(_ context.Context, p *fake.Process) int {
-			fmt.Fprintln(p.Stdout, "bye")
+			_, _ = fmt.Fprintln(p.Stdout, "bye")
 			return code
 		}
 	}
@@ -481,7 +481,7 @@ func TestInvariant4_StoppingThePoolLeavesEverySandbox(t *testing.T) {
 		w.image("image", returns)
 		w.apply(set(1, assignment("e-1"), assignment("e-2")))
 		before := w.host.Sandboxes()
-		w.process.stop()
+		w.stop()
 		time.Sleep(time.Minute)
 		if d := cmp.Diff(before, w.host.Sandboxes()); d != "" || len(before) != 2 {
 			t.Fatal(d, before)
@@ -561,7 +561,7 @@ func TestWhatARestartFindsUnusableIsRemoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		defer w.close()
-		w.process.stop()
+		w.stop()
 		other := fake.New(w.host, nil)
 		if _, err := other.Pull(t.Context(), sandbox.Image{Ref: "image"}); err != nil {
 			t.Fatal(err)

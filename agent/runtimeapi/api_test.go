@@ -71,13 +71,13 @@ func TestInvariant4_ADeadlineDisturbsNeitherTheRuntimeNorSiblings(t *testing.T) 
 		next := c.poll(t.Context())
 		<-api.Ready()
 		began := time.Now()
-		slow := call(t.Context(), api, "slow", "")
+		slow := call(t.Context(), api, "slow")
 		if ev := <-next; ev.id() != "slow" {
 			t.Fatalf("got %+v", ev)
 		}
 		time.Sleep(2 * time.Second)
 		next = c.poll(t.Context())
-		sibling := call(t.Context(), api, "sibling", "")
+		sibling := call(t.Context(), api, "sibling")
 		<-next
 		got := <-slow
 		if took := time.Since(began); took != 3*time.Second {
@@ -91,7 +91,7 @@ func TestInvariant4_ADeadlineDisturbsNeitherTheRuntimeNorSiblings(t *testing.T) 
 			t.Error(d, got.err)
 		}
 		// The runtime is still busy with it: its slot stays taken.
-		if r := <-call(t.Context(), api, "third", ""); !refused(r.err, agent.ReasonConcurrency) || api.InFlight() != 2 {
+		if r := <-call(t.Context(), api, "third"); !refused(r.err, agent.ReasonConcurrency) || api.InFlight() != 2 {
 			t.Errorf("got %v with %d in flight", r.err, api.InFlight())
 		}
 		time.Sleep(time.Minute)
@@ -121,11 +121,11 @@ func TestInvariant1_WhatIsRefusedIsNeverHandedOver(t *testing.T) {
 		}
 		next := c.poll(t.Context())
 		<-api.Ready()
-		busy := call(t.Context(), api, "busy", "")
+		busy := call(t.Context(), api, "busy")
 		<-next
 		// A slot is free but no /next comes: refused after the grace, slot freed.
 		began := time.Now()
-		r := <-call(t.Context(), api, "unlucky", "")
+		r := <-call(t.Context(), api, "unlucky")
 		if !refused(r.err, agent.ReasonConcurrency) || !errdefs.IsResourceExhausted(r.err) || time.Since(began) != 100*time.Millisecond {
 			t.Fatalf("got %v after %v", r.err, time.Since(began))
 		}
@@ -133,7 +133,7 @@ func TestInvariant1_WhatIsRefusedIsNeverHandedOver(t *testing.T) {
 			t.Fatalf("got %d in flight", api.InFlight())
 		}
 		// One that comes within the grace is served, and it is not the refused one.
-		waiting := call(t.Context(), api, "lucky", "")
+		waiting := call(t.Context(), api, "lucky")
 		time.Sleep(99 * time.Millisecond)
 		if ev := <-c.poll(t.Context()); ev.id() != "lucky" {
 			t.Fatalf("got %q", ev.id())
@@ -153,18 +153,18 @@ func TestAPollThatLeftGetsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api, c, stop := serve(t, runtimeapi.Config{Concurrency: 2})
 		defer stop()
-		leaving, leave := context.WithCancel(t.Context())
+		leaving, leave := context.WithCancelCause(t.Context())
 		gone := c.poll(leaving)
 		<-api.Ready()
 		synctest.Wait()
 		stays := c.poll(t.Context())
 		synctest.Wait()
-		leave()
+		leave(nil)
 		if ev := <-gone; ev.err == nil {
 			t.Fatal("the poll that left got an event")
 		}
 		synctest.Wait()
-		r := call(t.Context(), api, "r", "")
+		r := call(t.Context(), api, "r")
 		if ev := <-stays; ev.id() != "r" {
 			t.Fatalf("got %+v", ev)
 		}
@@ -182,7 +182,7 @@ func TestInvariant4_ACallerThatLeavesAfterHandOverLosesOnlyItsAnswer(t *testing.
 		next := c.poll(t.Context())
 		<-api.Ready()
 		ctx, leave := context.WithCancelCause(t.Context())
-		r := call(ctx, api, "r-1", "")
+		r := call(ctx, api, "r-1")
 		<-next
 		leave(errors.New("caller hung up"))
 		synctest.Wait()
@@ -194,7 +194,7 @@ func TestInvariant4_ACallerThatLeavesAfterHandOverLosesOnlyItsAnswer(t *testing.
 			t.Fatalf("got %+v", got)
 		}
 		// Before the hand-over it gives up, unless the invocation is detached.
-		if got := <-call(ctx, api, "r-2", ""); got.err == nil || refused(got.err, agent.ReasonConcurrency) {
+		if got := <-call(ctx, api, "r-2"); got.err == nil || refused(got.err, agent.ReasonConcurrency) {
 			t.Fatalf("got %+v", got)
 		}
 		inv := invocation("r-3")
@@ -239,10 +239,10 @@ func TestExitAnswersEverythingInFlightAtOnce(t *testing.T) {
 				defer stop()
 				next := c.poll(t.Context())
 				<-api.Ready()
-				running := call(t.Context(), api, "r", "")
+				running := call(t.Context(), api, "r")
 				<-next
 				time.Sleep(time.Second)
-				waiting := call(t.Context(), api, "waiting", "")
+				waiting := call(t.Context(), api, "waiting")
 				synctest.Wait()
 				api.Exited(tc.exit)
 				api.Exited(runtimeapi.Exit{Code: 99})
@@ -267,10 +267,10 @@ func TestSettleWaitsForTheLastSlot(t *testing.T) {
 		defer stop()
 		next := c.poll(t.Context())
 		<-api.Ready()
-		r := call(t.Context(), api, "r", "")
+		r := call(t.Context(), api, "r")
 		<-next
 		api.SetDraining(true)
-		if got := <-call(t.Context(), api, "new", ""); !refused(got.err, agent.ReasonDraining) {
+		if got := <-call(t.Context(), api, "new"); !refused(got.err, agent.ReasonDraining) {
 			t.Fatalf("got %v", got.err)
 		}
 		slow := errors.New("too slow")
@@ -347,7 +347,7 @@ func TestFunctionErrorsReachTheCaller(t *testing.T) {
 			next := c.poll(t.Context())
 			<-api.Ready()
 			synctest.Wait()
-			r := call(t.Context(), api, "r", "")
+			r := call(t.Context(), api, "r")
 			<-next
 			answer()
 			got := <-r
@@ -382,7 +382,7 @@ func TestFunctionErrorsReachTheCaller(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			resp.Body.Close()
+			_ = resp.Body.Close()
 			if resp.StatusCode != 202 {
 				t.Errorf("got %d", resp.StatusCode)
 			}

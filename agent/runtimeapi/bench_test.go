@@ -3,6 +3,7 @@ package runtimeapi_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -25,7 +26,7 @@ func echo(address string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	in := bufio.NewReader(conn)
 	body := make([]byte, 0, 64<<10)
 	for {
@@ -37,7 +38,8 @@ func echo(address string) error {
 			return err
 		}
 		body = body[:resp.ContentLength]
-		if _, err := io.ReadFull(resp.Body, body); err != nil {
+		_, err = io.ReadFull(resp.Body, body)
+		if err := errors.Join(err, resp.Body.Close()); err != nil {
 			return err
 		}
 		request := make([]byte, 0, 256+len(body))
@@ -50,7 +52,8 @@ func echo(address string) error {
 		if err != nil {
 			return err
 		}
-		if _, err := io.Copy(io.Discard, accepted.Body); err != nil {
+		_, err = io.Copy(io.Discard, accepted.Body)
+		if err := errors.Join(err, accepted.Body.Close()); err != nil {
 			return err
 		}
 		if accepted.StatusCode != http.StatusAccepted {
@@ -67,13 +70,13 @@ func echoes(tb testing.TB, slots int) *runtimeapi.API {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancelCause(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = api.Serve(ctx, lis) })
 	for range slots {
 		wg.Go(func() { _ = echo(lis.Addr().String()) })
 	}
-	tb.Cleanup(func() { cancel(); wg.Wait() })
+	tb.Cleanup(func() { cancel(nil); wg.Wait() })
 	<-api.Ready()
 	return api
 }

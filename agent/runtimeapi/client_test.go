@@ -44,7 +44,7 @@ func serve(t testing.TB, cfg runtimeapi.Config) (*runtimeapi.API, *client, func(
 	cfg.Log = slog.New(slog.DiscardHandler)
 	api := runtimeapi.New(cfg)
 	lis := bufconn.Listen(64 << 10)
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancelCause(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := api.Serve(ctx, lis); err != nil {
@@ -57,7 +57,7 @@ func serve(t testing.TB, cfg runtimeapi.Config) (*runtimeapi.API, *client, func(
 	}
 	stop := sync.OnceFunc(func() {
 		transport.CloseIdleConnections()
-		cancel()
+		cancel(nil)
 		wg.Wait()
 	})
 	t.Cleanup(stop)
@@ -74,7 +74,7 @@ func (c *client) next(ctx context.Context) event {
 	if err != nil {
 		return event{err: err}
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(resp.Body)
 	return event{header: resp.Header, body: string(body), err: err}
 }
@@ -105,7 +105,7 @@ func (c *client) do(method, path string, body io.Reader, header ...string) (int,
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
 		c.t.Fatal(err)
@@ -128,10 +128,10 @@ type result struct {
 }
 
 // call starts an invocation whose result arrives on the channel.
-func call(ctx context.Context, api *runtimeapi.API, id, payload string) <-chan result {
+func call(ctx context.Context, api *runtimeapi.API, id string) <-chan result {
 	got := make(chan result, 1)
 	go func() {
-		out, err := api.Invoke(ctx, invocation(id), []byte(payload))
+		out, err := api.Invoke(ctx, invocation(id), nil)
 		got <- result{out, err}
 	}()
 	return got

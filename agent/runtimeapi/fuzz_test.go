@@ -35,7 +35,7 @@ func FuzzRequest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, request []byte) {
 		api := runtimeapi.New(runtimeapi.Config{Environment: "e", Concurrency: 2, Log: slog.New(slog.DiscardHandler)})
 		lis := bufconn.Listen(64 << 10)
-		ctx, cancel := context.WithCancel(t.Context())
+		ctx, cancel := context.WithCancelCause(t.Context())
 		served := make(chan error, 1)
 		go func() { served <- api.Serve(ctx, lis) }()
 		dial := func() (*bufio.Reader, io.WriteCloser) {
@@ -65,6 +65,7 @@ func FuzzRequest(f *testing.F) {
 		if err != nil || resp.Header.Get("Lambda-Runtime-Aws-Request-Id") != "r" {
 			t.Fatalf("got %v %v", resp, err)
 		}
+		_ = resp.Body.Close()
 		_, hostile := dial()
 		_, _ = hostile.Write(request) // the server may hang up midway
 		_ = hostile.Close()
@@ -73,15 +74,16 @@ func FuzzRequest(f *testing.F) {
 		if _, err := io.WriteString(ping, "GET /2018-06-01/ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
-		if resp, err := http.ReadResponse(in, nil); err != nil || resp.StatusCode != http.StatusOK {
+		if resp, err = http.ReadResponse(in, nil); err != nil || resp.StatusCode != http.StatusOK {
 			t.Fatalf("got %v %v", resp, err)
 		}
+		_ = resp.Body.Close()
 		api.Exited(runtimeapi.Exit{Code: 1})
 		<-done
 		if api.InFlight() != 0 {
 			t.Fatalf("got %d in flight", api.InFlight())
 		}
-		cancel()
+		cancel(nil)
 		if err := <-served; err != nil {
 			t.Fatal(err)
 		}

@@ -40,7 +40,7 @@ var errTooLarge = errors.New("body too large")
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		if p := recover(); p != nil {
-			a.cfg.Log.Error("runtime api handler panicked", "environment", string(a.cfg.Environment), "panic", fmt.Sprint(p))
+			a.cfg.Log.ErrorContext(r.Context(), "runtime api handler panicked", "environment", string(a.cfg.Environment), "panic", fmt.Sprint(p))
 			panic(http.ErrAbortHandler)
 		}
 	}()
@@ -49,12 +49,12 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, "NotFound", "Unknown path")
 		return
 	}
-	switch {
-	case path == pathNext:
+	switch path {
+	case pathNext:
 		only(http.MethodGet, a.next, w, r)
-	case path == pathInitError:
+	case pathInitError:
 		only(http.MethodPost, a.initFailed, w, r)
-	case path == pathPing:
+	case pathPing:
 		only(http.MethodGet, ping, w, r)
 	default:
 		a.serveAnswer(path, w, r)
@@ -122,7 +122,7 @@ func (a *API) next(w http.ResponseWriter, r *http.Request) {
 	if _, err := w.Write(x.payload); err != nil {
 		// Part of the event may have arrived: only the deadline or the exit of
 		// the process can end it now.
-		a.cfg.Log.Debug("event could not be written", "environment", string(a.cfg.Environment), "request_id", x.RequestID, "err", err)
+		a.cfg.Log.DebugContext(r.Context(), "event could not be written", "environment", string(a.cfg.Environment), "request_id", x.RequestID, "err", err)
 	}
 }
 

@@ -30,8 +30,8 @@ func TestInvariant2_AnInvocationGivenBackIsHandedToTheNextPoll(t *testing.T) {
 			done <- out
 		}()
 		// The first poll's connection breaks just as it gets the invocation.
-		gone, leave := context.WithCancel(t.Context())
-		leave()
+		gone, leave := context.WithCancelCause(t.Context())
+		leave(nil)
 		if api.take(gone, <-api.work) {
 			t.Fatal("a poll that is gone took an invocation")
 		}
@@ -63,8 +63,8 @@ func TestInvariant3_AnInvocationGivenBackAfterItsDeadlineFreesItsSlot(t *testing
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
-		gone, leave := context.WithCancel(t.Context())
-		leave()
+		gone, leave := context.WithCancelCause(t.Context())
+		leave(nil)
 		if api.take(gone, x) || api.InFlight() != 0 {
 			t.Fatalf("got %d in flight", api.InFlight())
 		}
@@ -79,7 +79,7 @@ func TestAnIDThatRunsIsNotRunTwice(t *testing.T) {
 		for range 2 {
 			go func() { _, err := api.Invoke(t.Context(), inv, nil); errs <- err }()
 		}
-		poll, stop := context.WithCancel(t.Context())
+		poll, stop := context.WithCancelCause(t.Context())
 		x, _ := api.poll(poll)
 		go func() {
 			if y, ok := api.poll(poll); ok {
@@ -93,7 +93,7 @@ func TestAnIDThatRunsIsNotRunTwice(t *testing.T) {
 		if err := <-errs; err != nil || api.InFlight() != 0 {
 			t.Errorf("got %v with %d in flight", err, api.InFlight())
 		}
-		stop()
+		stop(nil)
 	})
 }
 

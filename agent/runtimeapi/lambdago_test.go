@@ -26,12 +26,12 @@ import (
 const asFunction = "HEARTH_TEST_AS_FUNCTION"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asFunction) != "" {
+	if os.Getenv(asFunction) != "" { //nolint:forbidigo // the main function of the test binary
 		var inFlight, peak atomic.Int64
 		lambda.Start(func(ctx context.Context, in order) (report, error) { return handle(ctx, in, &inFlight, &peak) })
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(m.Run()) //nolint:forbidigo // the main function of the test binary
 }
 
 // order tells the function what to do.
@@ -73,7 +73,7 @@ func function(t *testing.T, concurrency int) (*runtimeapi.API, <-chan struct{}) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancelCause(context.Background())
 	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), asFunction+"=1",
 		"AWS_LAMBDA_RUNTIME_API="+lis.Addr().String(),
@@ -93,7 +93,7 @@ func function(t *testing.T, concurrency int) (*runtimeapi.API, <-chan struct{}) 
 		_ = cmd.Wait()
 		api.Exited(runtimeapi.Exit{Code: cmd.ProcessState.ExitCode()})
 	})
-	t.Cleanup(func() { cancel(); wg.Wait() })
+	t.Cleanup(func() { cancel(nil); wg.Wait() })
 	select {
 	case <-api.Ready():
 	case <-time.After(30 * time.Second):

@@ -65,7 +65,7 @@ func TestHeatIsTheRateOfTheLastInterval(t *testing.T) {
 			DataDir: t.TempDir(),
 			Log:     slog.New(slog.DiscardHandler),
 		})
-		ctx, cancel := context.WithCancel(t.Context())
+		ctx, cancel := context.WithCancelCause(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- s.Run(ctx) }()
 		synctest.Wait()
@@ -92,7 +92,7 @@ func TestHeatIsTheRateOfTheLastInterval(t *testing.T) {
 		if opened != 2 {
 			t.Errorf("opened %d cgroups, want 2, once each", opened)
 		}
-		cancel()
+		cancel(nil)
 		if err := <-done; err != nil || a.closed != 1 || b.closed != 1 || host.closed != 1 {
 			t.Fatalf("got %v, closed %d %d %d times", err, a.closed, b.closed, host.closed)
 		}

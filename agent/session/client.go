@@ -145,7 +145,7 @@ func (c *Client) join(ctx context.Context) (Identity, error) {
 			if err == nil || errdefs.IsUnauthorized(err) || errdefs.IsInvalidArgument(err) {
 				return id, err
 			}
-			c.cfg.Log.Warn("joining failed", "control", address, "err", err)
+			c.cfg.Log.WarnContext(ctx, "joining failed", "control", address, "err", err)
 		}
 		if !wait.sleep(ctx) {
 			return Identity{}, context.Cause(ctx)

@@ -99,19 +99,19 @@ func (s *Session) addNudge() chan struct{} {
 // Run joins if need be and follows the control services until ctx is
 // cancelled. It returns an error only if the instance cannot join.
 func (s *Session) Run(ctx context.Context) error {
-	if err := s.cfg.Client.Connect(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
+	switch err := s.cfg.Client.Connect(ctx); {
+	case ctx.Err() != nil:
+		return s.cfg.Client.Close() // asked to stop before it had joined
+	case err != nil:
 		return err
 	}
-	s.cfg.Log.Info("instance has an identity", "instance", string(s.cfg.Client.identity.Instance),
+	s.cfg.Log.InfoContext(ctx, "instance has an identity", "instance", string(s.cfg.Client.identity.Instance),
 		"capacity_provider", s.cfg.Client.identity.CapacityProvider)
 	var workers sync.WaitGroup
 	conns := newConnListener()
 	workers.Go(func() {
 		if err := s.cfg.Data.Serve(conns); err != nil && ctx.Err() == nil {
-			s.cfg.Log.Debug("data server ended", "err", err)
+			s.cfg.Log.DebugContext(ctx, "data server ended", "err", err)
 		}
 	})
 	for _, c := range s.cfg.Client.controls {
@@ -136,7 +136,7 @@ func (s *Session) follow(ctx context.Context, c *control, nudge <-chan struct{})
 		if ctx.Err() != nil {
 			return
 		}
-		s.cfg.Log.Warn("session ended", "control", c.address, "err", err)
+		s.cfg.Log.WarnContext(ctx, "session ended", "control", c.address, "err", err)
 		if time.Since(began) > lastBackoff {
 			wait.reset()
 		}
@@ -156,7 +156,7 @@ func (s *Session) stream(ctx context.Context, c *control, nudge <-chan struct{})
 	if err := stream.Send(&agentv1.SessionRequest{Message: register}); err != nil && !errors.Is(err, io.EOF) {
 		return errgrpc.ToNative(err) // after EOF Recv says why
 	}
-	s.cfg.Log.Info("session open", "control", c.address)
+	s.cfg.Log.InfoContext(ctx, "session open", "control", c.address)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.report(ctx, stream, nudge) })
 	g.Go(func() error { return s.receive(stream) })
@@ -231,7 +231,7 @@ func (s *Session) serveData(ctx context.Context, address string, conns *connList
 		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
 			return
 		case err != nil:
-			s.cfg.Log.Debug("data connection failed", "control", address, "err", err)
+			s.cfg.Log.DebugContext(ctx, "data connection failed", "control", address, "err", err)
 		}
 		if time.Since(began) > lastBackoff {
 			wait.reset()

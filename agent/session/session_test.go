@@ -341,10 +341,10 @@ func run(t testing.TB, dir, token string, h *hosts, controls ...string) *running
 			Architecture: "x86_64", Zone: "z", CapacityProvider: "provider", Hostname: "h",
 		},
 	})
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancelCause(context.Background())
 	go func() { r.done <- r.Run(ctx) }()
 	r.stop = sync.OnceFunc(func() {
-		cancel()
+		cancel(nil)
 		if err := <-r.done; err != nil {
 			t.Errorf("got %v", err)
 		}
