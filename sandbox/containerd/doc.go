@@ -16,6 +16,10 @@
 // Labels are container labels with the prefix "hearth/"; metadata is a
 // container extension, because labels are limited to 4 KiB.
 //
+// The table's chains only drop. If the host drops forwarded packets by default,
+// as with Docker's iptables rules, allow the subnet there, too, or sandboxes
+// reach nothing.
+//
 // # Concurrency
 //
 // Everything may be called concurrently. Operations on one sandbox wait for each
@@ -28,6 +32,7 @@
 // behind either belongs to a container (Remove deletes it) or is an orphan that
 // Sweep finds by name. A container without a task, because Create was
 // interrupted or its shim was lost, is reported as stopped with exit code -1.
+// While nobody reads output, 64 KiB wait in each FIFO and then the program does.
 //
 // # Shutdown
 //

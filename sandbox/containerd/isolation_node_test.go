@@ -212,21 +212,32 @@ func outside(t *testing.T) (server, gateway string) {
 	return l.Addr().String(), "198.51.100.1"
 }
 
-// hostAddresses returns the IPv4 addresses of this host, loopback excepted.
-func hostAddresses(t *testing.T) []string {
+// hostAddresses returns the IPv4 addresses of this host, loopback excepted, and
+// those to other drivers' sandboxes, which come and go.
+func hostAddresses(t *testing.T, own netip.Prefix) []string {
 	t.Helper()
-	addresses, err := net.InterfaceAddrs()
+	interfaces, err := net.Interfaces()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var own []string
-	for _, a := range addresses {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && !p.Addr().IsLoopback() {
-			own = append(own, p.Addr().String())
+	var found []string
+	for _, i := range interfaces {
+		addresses, err := i.Addrs()
+		if err != nil {
+			continue // gone meanwhile
+		}
+		for _, a := range addresses {
+			p, err := netip.ParsePrefix(a.String())
+			if err != nil || !p.Addr().Is4() || p.Addr().IsLoopback() {
+				continue
+			}
+			if !strings.HasPrefix(i.Name, "veth") || own.Contains(p.Addr()) {
+				found = append(found, p.Addr().String())
+			}
 		}
 	}
-	slices.Sort(own)
-	return slices.Compact(own)
+	slices.Sort(found)
+	return slices.Compact(found)
 }
 
 func removeTables(t *testing.T, names ...string) {
@@ -278,7 +289,7 @@ func TestNothingBesideTheOutsideAnswers(t *testing.T) {
 		other.address(t, "stranger") + port,
 		metadataService(t),
 	}
-	own := hostAddresses(t)
+	own := hostAddresses(t, w.cfg.Subnet)
 	if gateway := w.cfg.Subnet.Addr().Next().String(); !slices.Contains(own, gateway) {
 		t.Errorf("the gateway %s is not among the host's addresses %q", gateway, own)
 	}

@@ -38,6 +38,9 @@ func testReadOnly(t *testing.T, b *bench) {
 			t.Errorf("mkdir %s: %q", dir, got)
 		}
 	}
+	if _, got := b.finish(t, b.spec("write", "/dev/null", "10")); !slices.Equal(got, []string{"ok"}) {
+		t.Errorf("writing to /dev/null: %q, want ok", got)
+	}
 	for _, dir := range []string{"/tmp/x", "/dev/shm/x"} {
 		if _, got := b.finish(t, b.spec("mkdir", dir)); !slices.Equal(got, []string{"ok"}) {
 			t.Errorf("mkdir %s: %q, want ok", dir, got)
