@@ -217,11 +217,11 @@ func (s *system) store(fn func(store.Writer) error) {
 	}
 }
 
-// settle sets the state of a version as the reconcile loop would.
-func (s *system) settle(name controlplane.FunctionName, q controlplane.Qualifier, state controlplane.VersionState) {
+// settle sets the state of a version of "f" as the reconcile loop would.
+func (s *system) settle(q controlplane.Qualifier, state controlplane.VersionState) {
 	s.t.Helper()
 	s.store(func(w store.Writer) error {
-		v, err := w.Version(name, q)
+		v, err := w.Version("f", q)
 		if err != nil {
 			return err
 		}
@@ -238,7 +238,7 @@ func TestAFunctionIsMadePublishedAndInvoked(t *testing.T) {
 	if *v.Version != "1" || v.State != types.StatePending || *v.FunctionArn != functionBase+"f:1" {
 		t.Errorf("published %s %s %s", *v.Version, v.State, *v.FunctionArn)
 	}
-	s.settle("f", "1", controlplane.VersionActive)
+	s.settle("1", controlplane.VersionActive)
 	s.invoker.set(controlplane.InvokeResult{Executed: "1", Payload: []byte(`{"ok":true}`)}, nil)
 	out := must[*lambda.InvokeOutput](t)(s.Invoke(t.Context(), &lambda.InvokeInput{
 		FunctionName: aws.String("f"), Qualifier: aws.String("1"), Payload: []byte(`{"in":1}`),

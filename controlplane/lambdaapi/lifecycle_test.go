@@ -118,20 +118,22 @@ func TestAFunctionIsDescribedAsItWasMade(t *testing.T) {
 	same(t, "got as f:$LATEST", want, got.Configuration)
 }
 
-func TestPublishingMakesNumbersAndOneLatestPublished(t *testing.T) {
+// publish publishes $LATEST of "f".
+func (s *system) publish(to types.FunctionVersionLatestPublished, description *string) *lambda.PublishVersionOutput {
+	s.t.Helper()
+	return must[*lambda.PublishVersionOutput](s.t)(s.PublishVersion(s.t.Context(),
+		&lambda.PublishVersionInput{FunctionName: aws.String("f"), PublishTo: to, Description: description}))
+}
+
+func TestPublishingWhatChangedMakesNumbers(t *testing.T) {
 	t.Parallel()
 	s, ctx, f := newSystem(t, nil).withFunction(), t.Context(), aws.String("f")
-	publish := func(to types.FunctionVersionLatestPublished, description *string) *lambda.PublishVersionOutput {
-		t.Helper()
-		return must[*lambda.PublishVersionOutput](t)(s.PublishVersion(ctx,
-			&lambda.PublishVersionInput{FunctionName: f, PublishTo: to, Description: description}))
-	}
-	first := publish("", aws.String("first"))
+	first := s.publish("", aws.String("first"))
 	if *first.Version != "1" || *first.Description != "first" || first.State != "Pending" || first.StateReasonCode != "Creating" ||
 		*first.StateReason != "The function is being created." {
 		t.Errorf("first: %s %q %s", *first.Version, *first.Description, first.State)
 	}
-	if again := publish("", nil); *again.Version != "1" || *again.RevisionId != *first.RevisionId {
+	if again := s.publish("", nil); *again.Version != "1" || *again.RevisionId != *first.RevisionId {
 		t.Errorf("published again unchanged: version %s, want 1", *again.Version)
 	}
 	updated := must[*lambda.UpdateFunctionCodeOutput](t)(s.UpdateFunctionCode(ctx,
@@ -139,18 +141,35 @@ func TestPublishingMakesNumbersAndOneLatestPublished(t *testing.T) {
 	if *updated.Version != "2" || *updated.CodeSha256 == *first.CodeSha256 {
 		t.Errorf("published with new code: version %s", *updated.Version)
 	}
-	latest := publish("LATEST_PUBLISHED", nil)
+	must[*lambda.UpdateFunctionConfigurationOutput](t)(s.UpdateFunctionConfiguration(ctx,
+		&lambda.UpdateFunctionConfigurationInput{FunctionName: f, MemorySize: aws.Int32(4096)}))
+	if third := s.publish("", nil); *third.Version != "3" {
+		t.Errorf("published with a new configuration: version %s, want 3", *third.Version)
+	}
+	s.publish("LATEST_PUBLISHED", nil)
+	list := must[*lambda.ListVersionsByFunctionOutput](t)(s.ListVersionsByFunction(ctx, &lambda.ListVersionsByFunctionInput{FunctionName: f}))
+	var versions []string
+	for _, v := range list.Versions {
+		versions = append(versions, (*v.FunctionArn)[len(functionBase):])
+	}
+	same(t, "versions", []string{"f:$LATEST", "f:1", "f:2", "f:3", "f:$LATEST.PUBLISHED"}, versions)
+}
+
+func TestWhatServesGoesOnWhileLatestPublishedIsReplaced(t *testing.T) {
+	t.Parallel()
+	s, ctx, f := newSystem(t, nil).withFunction(), t.Context(), aws.String("f")
+	latest := s.publish("LATEST_PUBLISHED", nil)
 	if *latest.Version != "$LATEST.PUBLISHED" || *latest.FunctionArn != functionBase+"f:$LATEST.PUBLISHED" || latest.State != "Pending" {
-		t.Errorf("latest published: %s %s %s", *latest.Version, *latest.FunctionArn, latest.State)
+		t.Errorf("published: %s %s %s", *latest.Version, *latest.FunctionArn, latest.State)
 	}
 	must[*lambda.PutFunctionScalingConfigOutput](t)(s.PutFunctionScalingConfig(ctx, &lambda.PutFunctionScalingConfigInput{
 		FunctionName: f, Qualifier: latest.Version,
 		FunctionScalingConfig: &types.FunctionScalingConfig{MinExecutionEnvironments: aws.Int32(1)},
 	}))
-	s.settle("f", controlplane.LatestPublished, controlplane.VersionActive)
+	s.settle(controlplane.LatestPublished, controlplane.VersionActive)
 	must[*lambda.UpdateFunctionConfigurationOutput](t)(s.UpdateFunctionConfiguration(ctx,
 		&lambda.UpdateFunctionConfigurationInput{FunctionName: f, MemorySize: aws.Int32(4096)}))
-	again := publish("LATEST_PUBLISHED", nil)
+	again := s.publish("LATEST_PUBLISHED", nil)
 	if again.State != "Active" || again.LastUpdateStatus != "InProgress" || *again.MemorySize != 4096 {
 		t.Errorf("published again: %s, last update %s, %d MB", again.State, again.LastUpdateStatus, *again.MemorySize)
 	}
@@ -164,15 +183,6 @@ func TestPublishingMakesNumbersAndOneLatestPublished(t *testing.T) {
 		}
 		return err
 	})
-	list := must[*lambda.ListVersionsByFunctionOutput](t)(s.ListVersionsByFunction(ctx, &lambda.ListVersionsByFunctionInput{FunctionName: f}))
-	var versions []string
-	for _, v := range list.Versions {
-		versions = append(versions, *v.FunctionArn)
-	}
-	same(t, "versions", []string{functionBase + "f:$LATEST", functionBase + "f:1", functionBase + "f:2", functionBase + "f:$LATEST.PUBLISHED"}, versions)
-	if third := publish("", nil); *third.Version != "3" {
-		t.Errorf("published with a new configuration: version %s, want 3", *third.Version)
-	}
 }
 
 func TestNothingOfADryRunIsKept(t *testing.T) {
@@ -192,7 +202,7 @@ func TestScalingConfigsMoveTheState(t *testing.T) {
 	t.Parallel()
 	s, ctx, f, one := newSystem(t, nil).withFunction(), t.Context(), aws.String("f"), aws.String("1")
 	must[*lambda.PublishVersionOutput](t)(s.PublishVersion(ctx, &lambda.PublishVersionInput{FunctionName: f}))
-	s.settle("f", "1", controlplane.VersionActive)
+	s.settle("1", controlplane.VersionActive)
 	put := func(in *types.FunctionScalingConfig) types.State {
 		t.Helper()
 		return must[*lambda.PutFunctionScalingConfigOutput](t)(s.PutFunctionScalingConfig(ctx,
@@ -217,7 +227,7 @@ func TestScalingConfigsMoveTheState(t *testing.T) {
 	if state := put(bounds(0, 0)); state != "Deactivating" {
 		t.Errorf("state %s after 0/0, want Deactivating", state)
 	}
-	s.settle("f", "1", controlplane.VersionDeactivated)
+	s.settle("1", controlplane.VersionDeactivated)
 	expect(bounds(0, 0), bounds(0, 0))
 	if state := put(&types.FunctionScalingConfig{MaxExecutionEnvironments: aws.Int32(9)}); state != "Pending" {
 		t.Errorf("state %s after 3–9, want Pending", state)
@@ -315,16 +325,15 @@ func TestTheWaitersOfTheSDKWork(t *testing.T) {
 			}
 		})
 	}
-	s.settle("f", "1", controlplane.VersionActive)
+	s.settle("1", controlplane.VersionActive)
 	wg.Wait()
 
-	s.settle("f", "1", controlplane.VersionFailed)
+	s.settle("1", controlplane.VersionFailed)
 	if err := waiters["published version active"](ctx); err == nil {
 		t.Error("waiting for a failed version succeeded")
 	}
-	var missing *types.ResourceNotFoundException
 	err := lambda.NewFunctionActiveV2Waiter(s).Wait(ctx, &lambda.GetFunctionInput{FunctionName: aws.String("none")}, time.Second)
-	if !errors.As(err, &missing) {
+	if _, ok := errors.AsType[*types.ResourceNotFoundException](err); !ok {
 		t.Errorf("waiting for a function that is not there: %v", err)
 	}
 }

@@ -2,19 +2,15 @@ package lambdaapi_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	lambda "github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
 
-	"github.com/hearth-compute/hearth/controlplane"
 	"github.com/hearth-compute/hearth/controlplane/lambdaapi"
-	"github.com/hearth-compute/hearth/controlplane/store"
 )
 
 func strict(c *lambdaapi.Config) { c.Strict = true }
@@ -306,7 +302,7 @@ func TestFunctionsAreRefusedAsAWSDoes(t *testing.T) {
 	}
 }
 
-// withFunctionOf makes the provider only: a strict system's functions say their memory.
+// withFunctionOf makes the provider and the function "f" of that memory.
 func (s *system) withFunctionOf(memory int32) *system {
 	s.t.Helper()
 	s.withProvider()
@@ -328,203 +324,5 @@ func TestSmallFunctionsAreTakenUnlessStrict(t *testing.T) {
 	if *out.MemorySize != 128 || *got.ExecutionEnvironmentMemoryGiBPerVCpu != 2.5 || *got.PerExecutionEnvironmentMaxConcurrency != 64 {
 		t.Errorf("made with %d MB, ratio %v, concurrency %d", *out.MemorySize, *got.ExecutionEnvironmentMemoryGiBPerVCpu,
 			*got.PerExecutionEnvironmentMaxConcurrency)
-	}
-}
-
-func TestInvokesAreRefusedAsAWSDoes(t *testing.T) {
-	t.Parallel()
-	const invalid = "InvalidParameterValueException"
-	for name, c := range map[string]struct {
-		in            lambda.InvokeInput
-		err           error
-		code, message string
-		status        int
-	}{
-		"nothing is published": {
-			lambda.InvokeInput{}, &controlplane.NoPublishedVersionError{Function: "f"}, "NoPublishedVersionException",
-			"The function can't be invoked because no published version exists. For functions with capacity provider configuration, " +
-				"either publish a version to $LATEST.PUBLISHED, or specify a published version qualifier.", 400,
-		},
-		"$LATEST": {
-			lambda.InvokeInput{Qualifier: aws.String("$LATEST")}, &controlplane.LatestNotInvocableError{Function: "f"}, invalid,
-			"Functions configured with capacity provider configuration can't be invoked with $LATEST qualifier. " +
-				"To invoke this function, specify a published version qualifier or $LATEST.PUBLISHED.", 400,
-		},
-		"logs": {
-			lambda.InvokeInput{LogType: "Tail"}, nil, invalid,
-			"Tail logs are not supported for functions configured with capacity provider", 400,
-		},
-		"an event": {
-			lambda.InvokeInput{InvocationType: "Event"}, nil, invalid,
-			"Asynchronous invocation is not available in this service yet. Use the invocation type RequestResponse.", 400,
-		},
-		"an unknown type": {
-			lambda.InvokeInput{InvocationType: "Later"}, nil, "ValidationException",
-			valid("invocationType", "'Later'", "Member must satisfy enum value set: [Event, RequestResponse, DryRun]"), 400,
-		},
-		"no such function": {
-			lambda.InvokeInput{}, &controlplane.FunctionNotFoundError{ARN: functionBase + "f"}, "ResourceNotFoundException",
-			"Function not found: " + functionBase + "f", 404,
-		},
-		"a pending version": {
-			lambda.InvokeInput{}, &controlplane.VersionStateError{State: "Pending", Reason: "The function is being created."},
-			"ResourceConflictException", "The operation cannot be performed at this time. The function is currently in the " +
-				"following state: 'Pending': The function is being created.", 409,
-		},
-		"a lost connection": {
-			lambda.InvokeInput{}, &controlplane.LostError{Environment: "e-1", Err: errors.New("secret")}, "ServiceException",
-			"The connection to the execution environment was lost during the invoke. The function may have run.", 500,
-		},
-		"a bug": {
-			lambda.InvokeInput{}, errors.New("secret"), "ServiceException",
-			"The service encountered an internal error. Its log has more under the request id.", 500,
-		},
-		"two qualifiers": {
-			lambda.InvokeInput{FunctionName: aws.String("f:1"), Qualifier: aws.String("2")}, nil, invalid,
-			"The derived qualifier from the function name does not match the specified qualifier.", 400,
-		},
-		"another region": {
-			lambda.InvokeInput{FunctionName: aws.String("arn:aws:lambda:eu-west-1:123456789012:function:f")}, nil,
-			"ResourceNotFoundException", "Functions from 'eu-west-1' are not reachable in this region ('us-east-1')", 404,
-		},
-		"no JSON": {
-			lambda.InvokeInput{Payload: []byte("hello")}, nil, "InvalidRequestContentException",
-			"Could not parse request body into json: the payload is not valid JSON", 400,
-		},
-		"a client context that is no base64": {
-			lambda.InvokeInput{ClientContext: aws.String("{}")}, nil, "InvalidRequestContentException",
-			"Client context must be a valid Base64-encoded JSON object.", 400,
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := newSystem(t, nil)
-			s.invoker.set(controlplane.InvokeResult{}, c.err)
-			if c.in.FunctionName == nil {
-				c.in.FunctionName = aws.String("f")
-			}
-			_, err := s.Invoke(t.Context(), &c.in)
-			refused(t, err, c.code, c.status, c.message)
-			if calls := s.invoker.calls; c.err == nil && calls != 0 {
-				t.Errorf("the router was asked %d times", calls)
-			}
-		})
-	}
-}
-
-func TestAThrottleSaysWhyAndWhenToComeBack(t *testing.T) {
-	t.Parallel()
-	s := newSystem(t, nil)
-	for wait, header := range map[time.Duration]string{0: "1", 1500 * time.Millisecond: "2", 7 * time.Second: "7"} {
-		s.invoker.set(controlplane.InvokeResult{}, &controlplane.ThrottledError{Reason: controlplane.ThrottleMemory, RetryAfter: wait})
-		_, err := s.Invoke(t.Context(), &lambda.InvokeInput{FunctionName: aws.String("f")})
-		refused(t, err, "TooManyRequestsException", 429, "Rate Exceeded: the execution environments are short of memory.")
-		throttled, ok := errors.AsType[*types.TooManyRequestsException](err)
-		if !ok || throttled.Reason != "memory" || aws.ToString(throttled.Type) != "User" || aws.ToString(throttled.RetryAfterSeconds) != header {
-			t.Errorf("after %v: throttle %+v, want Retry-After %s", wait, throttled, header)
-		}
-	}
-}
-
-func TestChangesAreRefusedAsAWSDoes(t *testing.T) {
-	t.Parallel()
-	s := newSystem(t, nil).withFunction()
-	ctx, f, other := t.Context(), aws.String("f"), aws.String("other")
-	published := aws.String("$LATEST.PUBLISHED")
-
-	_, err := s.PublishVersion(ctx, &lambda.PublishVersionInput{FunctionName: f, RevisionId: other})
-	refused(t, err, "PreconditionFailedException", 412, "The Revision Id provided does not match the latest Revision Id. "+
-		"Call the GetFunction/GetAlias API to retrieve the latest Revision Id")
-	sha := *must[*lambda.GetFunctionOutput](t)(s.GetFunction(ctx, &lambda.GetFunctionInput{FunctionName: f})).Configuration.CodeSha256
-	_, err = s.PublishVersion(ctx, &lambda.PublishVersionInput{FunctionName: f, CodeSha256: other})
-	refused(t, err, "InvalidParameterValueException", 400, "CodeSHA256 (other) is different from current CodeSHA256 in $LATEST ("+sha+
-		"). Please try again with the CodeSHA256 in $LATEST.")
-	_, err = s.GetFunction(ctx, &lambda.GetFunctionInput{FunctionName: f, Qualifier: aws.String("7")})
-	refused(t, err, "ResourceNotFoundException", 404, "Function not found: "+functionBase+"f:7")
-	_, err = s.DeleteFunction(ctx, &lambda.DeleteFunctionInput{FunctionName: f, Qualifier: aws.String("$LATEST")})
-	refused(t, err, "InvalidParameterValueException", 400, "$LATEST version cannot be deleted without deleting the function.")
-	_, err = s.DeleteCapacityProvider(ctx, &lambda.DeleteCapacityProviderInput{CapacityProviderName: aws.String("pool")})
-	refused(t, err, "ResourceConflictException", 409, "The capacity provider "+providerBase+"pool cannot be deleted because it has "+
-		"1 function versions attached, for example "+functionBase+"f:$LATEST. Delete them first.")
-	_, err = s.GetCapacityProvider(ctx, &lambda.GetCapacityProviderInput{CapacityProviderName: other})
-	refused(t, err, "ResourceNotFoundException", 404, "Capacity provider not found: "+providerBase+"other")
-
-	publish := &lambda.PublishVersionInput{FunctionName: f, PublishTo: "LATEST_PUBLISHED"}
-	must[*lambda.PublishVersionOutput](t)(s.PublishVersion(ctx, publish))
-	_, err = s.PublishVersion(ctx, publish)
-	refused(t, err, "ResourceConflictException", 409,
-		"The operation cannot be performed at this time. The function is currently in the following state: 'Pending'")
-	s.settle("f", controlplane.LatestPublished, controlplane.VersionActive)
-	must[*lambda.PublishVersionOutput](t)(s.PublishVersion(ctx, publish))
-	_, err = s.PublishVersion(ctx, publish)
-	refused(t, err, "ResourceConflictException", 409,
-		"The operation cannot be performed at this time. An update is in progress for resource: "+functionBase+"f:$LATEST.PUBLISHED")
-
-	s.settle("f", controlplane.LatestPublished, controlplane.VersionFailed)
-	_, err = s.PutFunctionScalingConfig(ctx, &lambda.PutFunctionScalingConfigInput{FunctionName: f, Qualifier: published})
-	refused(t, err, "ResourceConflictException", 409,
-		"The operation cannot be performed at this time. The function is currently in the following state: 'Failed'")
-
-	must[*lambda.DeleteFunctionOutput](t)(s.DeleteFunction(ctx, &lambda.DeleteFunctionInput{FunctionName: f}))
-	for _, err := range []error{
-		second(s.PublishVersion(ctx, publish)),
-		second(s.UpdateFunctionCode(ctx, &lambda.UpdateFunctionCodeInput{FunctionName: f, ZipFile: zipOf(t, "x")})),
-		second(s.CreateFunction(ctx, functionInput(t, "f"))),
-	} {
-		refused(t, err, "ResourceConflictException", 409,
-			"The operation cannot be performed at this time. The function is currently in the following state: 'Deleting'")
-	}
-	s.store(func(w store.Writer) error { return w.DeleteFunction("f") })
-	_, err = s.GetFunctionConfiguration(ctx, &lambda.GetFunctionConfigurationInput{FunctionName: f})
-	refused(t, err, "ResourceNotFoundException", 404, "Function not found: "+functionBase+"f")
-}
-
-func second[T any](_ T, err error) error { return err }
-
-func TestAProviderThatIsNotActiveTakesNoFunction(t *testing.T) {
-	t.Parallel()
-	s := newSystem(t, nil)
-	must[*lambda.CreateCapacityProviderOutput](t)(s.CreateCapacityProvider(t.Context(), providerInput("pool")))
-	_, err := s.CreateFunction(t.Context(), functionInput(t, "f"))
-	refused(t, err, "ResourceConflictException", 409, "The operation cannot be performed at this time. The capacity provider "+
-		providerBase+"pool is currently in the following state: 'Pending'")
-}
-
-func TestScalingConfigsAreRefusedAsAWSDoes(t *testing.T) {
-	t.Parallel()
-	for name, c := range map[string]struct {
-		strict        bool
-		min, max      *int32
-		code, message string
-	}{
-		"0 with a maximum, strictly": {
-			true, aws.Int32(0), aws.Int32(5), "InvalidParameterValueException",
-			"MinExecutionEnvironments can be 0 only when MaxExecutionEnvironments is 0.",
-		},
-		"0 alone": {
-			false, aws.Int32(0), nil, "InvalidParameterValueException", "MinExecutionEnvironments 0 needs MaxExecutionEnvironments.",
-		},
-		"more than the maximum": {
-			false, aws.Int32(5), aws.Int32(4), "InvalidParameterValueException",
-			"MinExecutionEnvironments (5) must be less than or equal to MaxExecutionEnvironments (4).",
-		},
-		"a maximum below the default minimum": {
-			false, nil, aws.Int32(2), "InvalidParameterValueException",
-			"MinExecutionEnvironments (3) must be less than or equal to MaxExecutionEnvironments (2).",
-		},
-		"15001": {
-			false, aws.Int32(15001), nil, "ValidationException",
-			valid("functionScalingConfig.minExecutionEnvironments", "'15001'", "Member must have value less than or equal to 15000"),
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := newSystem(t, func(cfg *lambdaapi.Config) { cfg.Strict = c.strict })
-			_, err := s.PutFunctionScalingConfig(t.Context(), &lambda.PutFunctionScalingConfigInput{
-				FunctionName: aws.String("f"), Qualifier: aws.String("1"),
-				FunctionScalingConfig: &types.FunctionScalingConfig{MinExecutionEnvironments: c.min, MaxExecutionEnvironments: c.max},
-			})
-			refused(t, err, c.code, 400, c.message)
-		})
 	}
 }

@@ -17,7 +17,7 @@ import (
 )
 
 // send makes a plain HTTP request, as no SDK would.
-func (s *system) send(method, path string, body io.Reader, headers ...string) (*http.Response, string) {
+func (s *system) send(method, path string, body io.Reader, headers ...string) (answer, string) {
 	s.t.Helper()
 	r, err := http.NewRequestWithContext(s.t.Context(), method, s.url+path, body)
 	if err != nil {
@@ -38,7 +38,13 @@ func (s *system) send(method, path string, body io.Reader, headers ...string) (*
 	if w.Header.Get("X-Amzn-Requestid") == "" {
 		s.t.Errorf("%s %s: no request id", method, path)
 	}
-	return w, string(text)
+	return answer{w.StatusCode, w.Header}, string(text)
+}
+
+// answer is a response without its body.
+type answer struct {
+	StatusCode int
+	Header     http.Header
 }
 
 const (

@@ -22,30 +22,33 @@ type Open func(t testing.TB, dir string) store.DB
 
 // Run runs the suite.
 func Run(t *testing.T, open Open) {
-	for name, test := range map[string]func(*testing.T, Open){
-		"a new store is empty":            testEmpty,
-		"what was put is read back whole": testRoundTrip,
-		"a put replaces":                  testReplace,
-		"lists are ordered":               testOrder,
-		"what is not there is not found and deletes of it pass": testNotFound,
-		"deleting a function deletes its versions":              testDeleteFunction,
-		"a version needs a number or $LATEST.PUBLISHED":         testQualifier,
-		"epochs count up": testEpoch,
-		"invariant 1: a reopened store has everything":     testReopen,
-		"invariant 2: a failed update changed nothing":     testFailedUpdate,
-		"a write that failed fails the update that hid it": testHiddenFailure,
-		"a panic undoes its update and reaches its caller": testPanic,
-		"invariant 3: a view sees every update before it":  testViewSeesUpdates,
-		"a view is one state":                              testViewIsOneState,
-		"a failing update hurts no other of its commit":    testFailingAmongOthers,
-		"updates are serial":                               testSerial,
-		"a cancelled update does not run":                  testCancelled,
-		"a closed store is unavailable":                    testClosed,
-		"random histories equal a map":                     testModel,
+	for _, c := range []struct {
+		name string
+		test func(*testing.T, Open)
+	}{
+		{"a new store is empty", testEmpty},
+		{"what was put is read back whole", testRoundTrip},
+		{"a put replaces", testReplace},
+		{"lists are ordered", testOrder},
+		{"what is not there is not found and deletes of it pass", testNotFound},
+		{"deleting a function deletes its versions", testDeleteFunction},
+		{"a version needs a number or $LATEST.PUBLISHED", testQualifier},
+		{"epochs count up", testEpoch},
+		{"invariant 1: a reopened store has everything", testReopen},
+		{"invariant 2: a failed update changed nothing", testFailedUpdate},
+		{"a write that failed fails the update that hid it", testHiddenFailure},
+		{"a panic undoes its update and reaches its caller", testPanic},
+		{"invariant 3: a view sees every update before it", testViewSeesUpdates},
+		{"a view is one state", testViewIsOneState},
+		{"a failing update hurts no other of its commit", testFailingAmongOthers},
+		{"updates are serial", testSerial},
+		{"a cancelled update does not run", testCancelled},
+		{"a closed store is unavailable", testClosed},
+		{"random histories equal a map", testModel},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			test(t, open)
+			c.test(t, open)
 		})
 	}
 }
