@@ -71,6 +71,43 @@ func TestFilesAreForTheirOwnerOnly(t *testing.T) {
 	}
 }
 
+func TestWhatWasAnsweredIsInTheFilesOfAProcessThatDies(t *testing.T) {
+	t.Parallel()
+	dir, copied := t.TempDir(), t.TempDir()
+	db := open(t, dir)
+	defer closing(t, db)
+	for i := range 3 {
+		err := db.Update(t.Context(), func(w store.Writer) error {
+			return w.PutInstance(controlplane.Instance{ID: controlplane.InstanceID(fmt.Sprintf("i-%d", i))})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The files as they are now, without the shared memory that dies with the process.
+	for _, name := range []string{fileName, fileName + "-wal"} {
+		content, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(copied, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	after := open(t, copied)
+	defer closing(t, after)
+	err := after.View(t.Context(), func(r store.Reader) error {
+		instances, err := r.Instances()
+		if len(instances) != 3 {
+			t.Errorf("%d instances survived, want 3", len(instances))
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAFileOfANewerProgramIsRefused(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "x.db")
