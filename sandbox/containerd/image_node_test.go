@@ -4,8 +4,10 @@ package containerd_test
 
 import (
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -138,6 +140,36 @@ func TestCredentialsReachTheRegistry(t *testing.T) {
 	}
 	if _, err := d.Pull(t.Context(), sandbox.Image{Ref: ref, Username: "user", Password: "s3cret"}); err != nil {
 		t.Errorf("with the right credentials: %v", err)
+	}
+}
+
+func TestPlainHTTPIsForLoopbackOnly(t *testing.T) {
+	d := open(t, config(t))
+	l, err := net.Listen("tcp4", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var plain atomic.Int32
+	handler := registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)))
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		plain.Add(1)
+		handler.ServeHTTP(w, r)
+	}))
+	server.Listener = l
+	server.Start()
+	t.Cleanup(server.Close)
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	addresses := hostAddresses(t, netip.Prefix{})
+	if len(addresses) == 0 {
+		t.Skip("this host has no address but loopback")
+	}
+	_, err = d.Pull(t.Context(), sandbox.Image{Ref: net.JoinHostPort(addresses[0], port) + "/x:v1"})
+	if !errdefs.IsUnavailable(err) || plain.Load() != 0 {
+		t.Errorf("%v after %d requests in plain text, want Unavailable and none", err, plain.Load())
+	}
+	_, err = d.Pull(t.Context(), sandbox.Image{Ref: net.JoinHostPort("127.0.0.1", port) + "/x:v1"})
+	if !errdefs.IsNotFound(err) || plain.Load() == 0 {
+		t.Errorf("on loopback: %v after %d requests, want NotFound and some", err, plain.Load())
 	}
 }
 
