@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -68,11 +69,20 @@ func (s *stack) functions() []int {
 		}
 		cmdline, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
 		cgroup, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cgroup"))
-		if strings.HasPrefix(string(cmdline), "/var/task/bootstrap") && strings.Contains(string(cgroup), "/hearth/") {
+		if strings.HasPrefix(string(cmdline), "/var/task/bootstrap") && s.owns(string(cgroup)) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
+}
+
+// owns tells whether a cgroup is that of one of this stack's instances.
+func (s *stack) owns(cgroup string) bool {
+	instances, err := os.ReadDir(filepath.Join(s.dir, "instances"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return slices.ContainsFunc(instances, func(e os.DirEntry) bool { return strings.Contains(cgroup, e.Name()) })
 }
 
 func kill(t *testing.T, pids ...int) {

@@ -9,12 +9,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -34,9 +37,6 @@ const (
 	providerName     = "p"
 	functionName     = "f"
 	role             = "arn:aws:iam::123456789012:role/any"
-	// pool is not the default one, so that a "hearth up" of a person on this
-	// machine is not disturbed.
-	pool = "10.211.0.0/16"
 )
 
 // bins holds the binaries, built once.
@@ -100,6 +100,8 @@ func up(t *testing.T) *stack {
 		t.Skip(why)
 	}
 	dir := filepath.Join(t.TempDir(), "data")
+	// Not the default pool, and not always the same: others may use this machine.
+	pool := fmt.Sprintf("10.%d.0.0/16", 100+rand.IntN(100))
 	s := &stack{t: t, dir: dir, scope: leftovers.Scope{
 		Containerd: containerdSocket, Prefix: "hearth", DataDirs: []string{dir}, Cgroups: []string{"/hearth"},
 		Subnets: []netip.Prefix{netip.MustParsePrefix(pool)},
@@ -198,9 +200,31 @@ func (s *stack) stop() {
 		_ = s.cmd.Process.Kill()
 	}
 	s.cmd = nil
-	if left := leftovers.Diff(s.before, s.left()); len(left) > 0 {
+	if left := s.ours(leftovers.Diff(s.before, s.left())); len(left) > 0 {
 		s.t.Errorf("left behind:\n  %s", strings.Join(left, "\n  "))
 	}
+}
+
+// ours are the lines about this stack: others may run on this machine. The
+// names of everything an instance has contain its id, and the log has every id.
+func (s *stack) ours(lines leftovers.State) []string {
+	s.t.Helper()
+	log, err := os.ReadFile(s.log.Name())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ids := regexp.MustCompile(`i-[0-9a-f]{17}`).FindAllString(string(log), -1)
+	others := slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, "/hearth/i-") })
+	var mine []string
+	for _, line := range lines {
+		name := strings.ReplaceAll(line, "hearth_i_", "hearth-i-") // nftables names
+		known := strings.Contains(line, s.dir) || strings.HasPrefix(line, "route ") || strings.HasPrefix(line, "interface ") ||
+			slices.ContainsFunc(ids, func(id string) bool { return strings.Contains(name, id) })
+		if known || strings.HasSuffix(line, "/hearth") && !others {
+			mine = append(mine, line)
+		}
+	}
+	return mine
 }
 
 func (s *stack) left() leftovers.State {
