@@ -32,6 +32,8 @@ type Policy struct {
 	// DrainLimit is how long an environment may take to finish its invokes
 	// beyond the function's timeout.
 	DrainLimit time.Duration
+	// LaunchPatience is how long a launching instance counts as room to come.
+	LaunchPatience time.Duration
 	// MayLaunch says that an environment without room in its zone may wait for
 	// a further instance there. Otherwise it takes room in any zone.
 	MayLaunch bool
@@ -66,10 +68,17 @@ type board struct {
 	now       time.Time
 	policy    Policy
 	free      map[controlplane.InstanceID]controlplane.Resources
+	coming    []room // on instances that are launching
 	instances map[controlplane.InstanceID]*controlplane.Instance
 	byPub     map[pub][]*controlplane.Environment
 	out       Decision
 	serial    int
+}
+
+// room is what is free on an instance that is not there yet.
+type room struct {
+	zone controlplane.Zone
+	free controlplane.Resources
 }
 
 // pub names a publication.
@@ -93,6 +102,9 @@ func newBoard(s controlplane.Snapshot, now time.Time, p Policy) *board {
 		b.instances[in.ID] = in
 		if in.Observed != nil {
 			b.free[in.ID] = in.Observed.Allocatable
+		}
+		if in.State == controlplane.InstanceLaunching && now.Sub(in.CreatedAt) < p.LaunchPatience {
+			b.coming = append(b.coming, room{zone: in.Zone, free: in.Size})
 		}
 	}
 	for i := range s.Environments {
@@ -173,11 +185,22 @@ func (b *board) choose(size controlplane.Resources, perZone map[controlplane.Zon
 		if in := b.tightest(z, size); in != nil {
 			return z, in
 		}
-		if b.policy.MayLaunch {
-			break // wait for an instance in the zone that lacks room
+		if b.takeComing(z, size) || b.policy.MayLaunch {
+			return z, nil // wait for an instance in the zone that lacks room
 		}
 	}
 	return zones[0], nil
+}
+
+// takeComing sets room aside on an instance on its way to the zone.
+func (b *board) takeComing(z controlplane.Zone, size controlplane.Resources) bool {
+	for i := range b.coming {
+		if r := &b.coming[i]; r.zone == z && size.Fits(r.free) {
+			r.free = r.free.Minus(size)
+			return true
+		}
+	}
+	return false
 }
 
 func (b *board) tightest(z controlplane.Zone, size controlplane.Resources) *controlplane.Instance {

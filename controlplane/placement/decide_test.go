@@ -21,7 +21,7 @@ const (
 )
 
 func policy() placement.Policy {
-	return placement.Policy{LostAfter: 10 * time.Second, DrainLimit: 30 * time.Second, MayLaunch: true}
+	return placement.Policy{LostAfter: 10 * time.Second, LaunchPatience: time.Minute, DrainLimit: 30 * time.Second, MayLaunch: true}
 }
 
 func instance(id, zone string) controlplane.Instance {
@@ -94,6 +94,12 @@ func TestDecide(t *testing.T) {
 		e.Draining, e.State, e.Heat.InFlight, e.Since = true, controlplane.EnvironmentDraining, inFlight, t0.Add(-since)
 		return e
 	}
+	launching := func(id, zone string, since time.Duration) controlplane.Instance {
+		in := instance(id, zone)
+		in.State, in.Observed, in.CreatedAt = controlplane.InstanceLaunching, nil, t0.Add(-since)
+		in.Size = controlplane.Resources{CPU: 2 * vcpu, Memory: 8 * gib}
+		return in
+	}
 	ready := controlplane.EnvironmentReady
 	for _, c := range []struct {
 		name      string
@@ -131,6 +137,22 @@ func TestDecide(t *testing.T) {
 			envs:      []controlplane.Environment{env("e-1", "i-1", ready)},
 			targets:   []controlplane.Target{target(2)},
 			want:      summary{Unplaced: []string{"b"}},
+		},
+		{
+			name: "waits for instances on their way although no more can be launched",
+			instances: []controlplane.Instance{
+				instance("i-1", "a"), launching("i-2", "b", time.Second), launching("i-3", "c", time.Second),
+			},
+			targets:  []controlplane.Target{target(3)},
+			noLaunch: true,
+			want:     summary{Start: []string{"i-1"}, Unplaced: []string{"b", "c"}},
+		},
+		{
+			name:      "but not for ever",
+			instances: []controlplane.Instance{instance("i-1", "a"), launching("i-2", "b", time.Hour)},
+			targets:   []controlplane.Target{target(2)},
+			noLaunch:  true,
+			want:      summary{Start: []string{"i-1", "i-1"}},
 		},
 		{
 			name:      "takes any zone when nothing can be launched",

@@ -79,7 +79,7 @@ func DefaultPolicy() Policy {
 		MaxInstances:  -1,
 		FailAfter:     3,
 		TokenLifetime: time.Hour,
-		Placement:     placement.Policy{LostAfter: 10 * time.Second, DrainLimit: 30 * time.Second},
+		Placement:     placement.Policy{LostAfter: 10 * time.Second, LaunchPatience: 5 * time.Minute, DrainLimit: 30 * time.Second},
 		Capacity:      capacity.Policy{IdleAfter: 5 * time.Minute},
 	}
 }

@@ -79,7 +79,7 @@ func (a *agents) apply(id controlplane.InstanceID) {
 	if h == nil {
 		return
 	}
-	h.Accepted, h.Epoch, h.Generation = set, set.Epoch, set.Generation
+	h.Accepted, h.Epoch, h.Generation, h.Refused = set, set.Epoch, set.Generation, ""
 	h.Environments = nil
 	for _, p := range set.Environments {
 		st := controlplane.EnvironmentStatus{ID: p.Assignment.Environment, Revision: p.Assignment.Revision, State: controlplane.EnvironmentReady}
@@ -523,7 +523,30 @@ func TestDrainMovesEnvironmentsFirst(t *testing.T) {
 	}
 }
 
-// TestCrashBetweenCommitAndActIsRepaired loses the replies of launches, the
+// TestAnAgentThatRefusesIsToldThatItIsMeant: it refuses a set that
+// stops all it runs, until the set says that this is meant.
+func TestAnAgentThatRefusesIsToldThatItIsMeant(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.provider(400, "a")
+	r.publish("r1", func(v *controlplane.Version) { v.Scaling = &controlplane.ScalingConfig{Min: 2} })
+	r.eventually("Active", r.state(controlplane.VersionActive))
+	id := r.agents.ids()[0]
+	r.agents.mu.Lock()
+	h := r.agents.present[id]
+	h.Refused, h.Epoch, h.Generation = "it stops 2 of 2 environments", 0, 0
+	before := r.agents.sets[id]
+	r.agents.mu.Unlock()
+	r.loop.Nudge()
+	r.eventually("a set that says so", func() bool {
+		r.agents.mu.Lock()
+		defer r.agents.mu.Unlock()
+		s := r.agents.sets[id]
+		return s.Generation > before.Generation && s.Intent == controlplane.StopDelete && len(s.Environments) == 2
+	})
+}
+
+// TestLostLaunchRepliesAreRepaired loses the replies of launches, the
 // way a crash right after them would.
 func TestLostLaunchRepliesAreRepaired(t *testing.T) {
 	t.Parallel()

@@ -85,9 +85,22 @@ func (l *Loop) join(w *world, in *controlplane.Instance, occupied map[controlpla
 		Connected: h.Connected, Stopping: h.Stopping, Allocatable: h.Allocatable, HeardAt: h.At,
 		AgentVersion: h.AgentVersion, Hostname: h.Hostname, Heat: h.Host, EmptySince: b.emptySince,
 	}
+	l.insist(in.ID, h, b)
 	if b.intent != controlplane.StopFew && h.Epoch == l.epoch && h.Generation >= b.intentAt {
 		b.intent = controlplane.StopFew
 	}
+}
+
+// insist answers an agent that refused our set because it stops much of what
+// the agent runs: an agent that was killed comes back with what we had stopped
+// before. We took over what it runs, so whatever is missing was decided by us.
+// An agent that follows a later term than ours is right to refuse.
+func (l *Loop) insist(id controlplane.InstanceID, h sessions.Heard, b *book) {
+	if h.Refused == "" || b.dirty || h.Epoch > l.epoch || h.Epoch == l.epoch && h.Generation >= b.generation {
+		return
+	}
+	l.log.Warn("an agent refused its desired set; saying that it is meant", "instance", string(id), "reason", h.Refused)
+	b.intent, b.intentAt, b.dirty = controlplane.StopDelete, b.generation+1, true
 }
 
 // adopt takes over what an agent was told by an earlier process.

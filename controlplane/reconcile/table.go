@@ -7,6 +7,10 @@ import (
 	"github.com/hearth-compute/hearth/controlplane/router"
 )
 
+// maxSynchronous is how long an invoke whose caller waits may take, whatever
+// the function's timeout (lmi-behaviour §2.4).
+const maxSynchronous = 900 * time.Second
+
 // publication names what an environment runs.
 type publication struct {
 	function  controlplane.FunctionName
@@ -51,7 +55,7 @@ func table(w *world, snaps []controlplane.Snapshot) *router.Table {
 		}
 		f.Versions[v.Qualifier] = &router.Version{
 			ARN: v.ARN, Qualifier: v.Qualifier, State: v.State, ReasonCode: v.ReasonCode, Reason: v.Reason,
-			Timeout:   time.Duration(pub.Config.TimeoutS) * time.Second,
+			Timeout:   min(time.Duration(pub.Config.TimeoutS)*time.Second, maxSynchronous),
 			Endpoints: endpoints[publication{v.Function, v.Qualifier, pub.Revision}],
 		}
 	}
