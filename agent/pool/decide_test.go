@@ -132,6 +132,11 @@ func TestDecideKeepsItsPromisesWhateverItSees(t *testing.T) {
 		if !wake.IsZero() && !wake.After(now) {
 			t.Fatalf("wake %v is not after now", wake)
 		}
+		for _, a := range actions {
+			if a.Reason == "" {
+				t.Fatalf("%v has no reason", a)
+			}
+		}
 		for _, v := range views {
 			check(t, v, actions, now)
 		}
@@ -140,13 +145,10 @@ func TestDecideKeepsItsPromisesWhateverItSees(t *testing.T) {
 
 // check holds what is decided about one environment against the invariants.
 func check(t *rapid.T, v pool.View, actions []pool.Action, now time.Time) {
-	starts, retired := 0, map[sandbox.ID]bool{}
+	starts, forgotten, retired := 0, false, map[sandbox.ID]bool{}
 	for _, a := range actions {
 		if a.Environment != v.Environment {
 			continue
-		}
-		if a.Reason == "" {
-			t.Fatalf("%v has no reason", a)
 		}
 		switch a.Verb {
 		case pool.VerbStart:
@@ -154,27 +156,45 @@ func check(t *rapid.T, v pool.View, actions []pool.Action, now time.Time) {
 		case pool.VerbRetire:
 			retired[a.Sandbox] = true
 		case pool.VerbForget:
-			if v.Wanted || len(v.Incarnations) > 0 {
-				t.Fatalf("%v is forgotten", v)
-			}
+			forgotten = true
 		}
 	}
-	if starts > 1 || starts == 1 && (!v.Wanted || v.Draining || now.Before(v.RetryAt)) {
-		t.Fatalf("%v: %d starts", v, starts) // invariant 2
+	if forgotten && (v.Wanted || len(v.Incarnations) > 0) {
+		t.Fatalf("%v is forgotten", v)
 	}
-	freshReady := slices.ContainsFunc(v.Incarnations, func(i pool.Incarnation) bool {
+	checkStarts(t, v, starts, now)
+	for _, in := range v.Incarnations {
+		checkIncarnation(t, v, in, retired)
+	}
+}
+
+func checkStarts(t *rapid.T, v pool.View, starts int, now time.Time) {
+	mayStart := v.Wanted && !v.Draining && !now.Before(v.RetryAt)
+	if starts > 1 || starts == 1 && !mayStart {
+		t.Fatalf("invariant 2: %v: %d starts", v, starts)
+	}
+}
+
+// checkIncarnation holds the fate of one incarnation against the invariants.
+func checkIncarnation(t *rapid.T, v pool.View, in pool.Incarnation, retired map[sandbox.ID]bool) {
+	ending, ends := in.Phase == pool.PhaseEnding, retired[in.Sandbox]
+	if ending && ends {
+		t.Fatalf("%v is retired twice", in)
+	}
+	if !v.Wanted && !ending && !ends {
+		t.Fatalf("%v runs on although nobody wants it", in)
+	}
+	servesAlone := v.Wanted && in.Adopted && in.Phase == pool.PhaseReady && !hasFresh(v, retired)
+	if servesAlone && ends {
+		t.Fatalf("invariant 1: %v ends before a fresh one is ready", in)
+	}
+}
+
+// hasFresh says whether a fresh incarnation is ready and stays.
+func hasFresh(v pool.View, retired map[sandbox.ID]bool) bool {
+	return slices.ContainsFunc(v.Incarnations, func(i pool.Incarnation) bool {
 		return !i.Adopted && i.Phase == pool.PhaseReady && !retired[i.Sandbox]
 	})
-	for _, in := range v.Incarnations {
-		switch {
-		case in.Phase == pool.PhaseEnding && retired[in.Sandbox]:
-			t.Fatalf("%v is retired twice", in)
-		case !v.Wanted && in.Phase != pool.PhaseEnding && !retired[in.Sandbox]:
-			t.Fatalf("%v runs on although nobody wants it", in)
-		case v.Wanted && in.Adopted && in.Phase == pool.PhaseReady && retired[in.Sandbox] && !freshReady:
-			t.Fatalf("%v ends before a fresh one is ready", in) // invariant 1
-		}
-	}
 }
 
 func TestCheckRefusesWhatIsOlderOrTooMuch(t *testing.T) {

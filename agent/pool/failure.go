@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/hearth-compute/hearth/agent"
 	"github.com/hearth-compute/hearth/agent/runtimeapi"
 	"github.com/hearth-compute/hearth/sandbox"
 )
@@ -107,4 +108,25 @@ func ownFault(code, reason, output string) error {
 		reason += "; the last it printed:\n" + output
 	}
 	return &startError{code: code, reason: reason, class: errdefs.ErrFailedPrecondition}
+}
+
+// validate refuses an assignment that makes no sense, in the words of the
+// Lambda API.
+func validate(a agent.Assignment) error {
+	for _, f := range []struct {
+		ok   bool
+		what string
+	}{
+		{a.Image.Ref != "", "image"},
+		{a.Limits.CPU > 0 && a.Limits.Memory > 0, "limits"},
+		{a.EphemeralStorage > 0, "ephemeral storage"},
+		{a.Timeout > 0, "timeout"},
+		{a.InitTimeout > 0, "init timeout"},
+		{a.MaxConcurrency > 0, "concurrency"},
+	} {
+		if !f.ok {
+			return ownFault(codeInvalidConfig, "assignment has no "+f.what, "")
+		}
+	}
+	return nil
 }

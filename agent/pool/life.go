@@ -122,6 +122,9 @@ func (p *Pool) prepare(ctx context.Context, in *incarnation) (sandbox.Spec, func
 	ctx, cancel := context.WithTimeoutCause(ctx, fetchLimit, errFetchTooLong)
 	defer cancel()
 	a, release := in.assignment, func() {}
+	if err := validate(a); err != nil {
+		return sandbox.Spec{}, release, err
+	}
 	image, err := p.cfg.Runtime.Pull(ctx, sandbox.Image{Ref: a.Image.Ref, Username: a.Image.Username, Password: a.Image.Password})
 	if err != nil {
 		return sandbox.Spec{}, release, pullError(err)

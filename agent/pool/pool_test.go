@@ -380,41 +380,49 @@ func TestFailedStartsSayWhyAndBackOff(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t)
-				defer w.close()
-				code := &codeStub{held: map[string]int{}}
-				w.restart(code)
-				w.image("image", c.program)
-				if c.prepare != nil {
-					c.prepare(w, code)
-				}
-				w.apply(set(1, assignment("e-1")))
-				time.Sleep(5500 * time.Millisecond)
-				synctest.Wait()
-				s := w.pool.Statuses()[0]
-				if s.State != agent.StateFailed || s.ReasonCode != c.code || !strings.Contains(s.Reason, c.reason) || s.Failures < 1 {
-					t.Fatalf("got %+v", s)
-				}
-				time.Sleep(10 * time.Minute)
-				synctest.Wait()
-				s = w.pool.Statuses()[0]
-				if s.Failures < 15 || s.Failures > 50 {
-					t.Errorf("got %d failures in ten minutes", s.Failures)
-				}
-				if n := len(w.host.Sandboxes()); n > 1 {
-					t.Errorf("got %d sandboxes", n)
-				}
-				// Once the cause is gone it comes up by itself.
-				w.image("image", serves)
-				code.recover()
-				time.Sleep(time.Hour) // longer than the scripted failures last
-				synctest.Wait()
-				s = w.pool.Statuses()[0]
-				if s.State != agent.StateReady || s.Failures != 0 || s.ReasonCode != "" || s.Reason != "" {
-					t.Errorf("got %+v", s)
-				}
+				failsThenRecovers(t, c.program, c.prepare, c.code, c.reason)
 			})
 		})
+	}
+}
+
+// failsThenRecovers starts an environment that cannot start for a while and
+// requires that it says why, backs off, and comes up once it can.
+func failsThenRecovers(t *testing.T, program fake.Program, prepare func(*world, *codeStub), wantCode, reason string) {
+	t.Helper()
+	w := newWorld(t)
+	defer w.close()
+	code := &codeStub{held: map[string]int{}}
+	w.restart(code)
+	w.image("image", program)
+	if prepare != nil {
+		prepare(w, code)
+	}
+	w.apply(set(1, assignment("e-1")))
+	time.Sleep(5500 * time.Millisecond)
+	synctest.Wait()
+	s := w.pool.Statuses()[0]
+	if s.State != agent.StateFailed || s.ReasonCode != wantCode || !strings.Contains(s.Reason, reason) || s.Failures < 1 {
+		t.Fatalf("got %+v", s)
+	}
+	time.Sleep(10 * time.Minute)
+	synctest.Wait()
+	s = w.pool.Statuses()[0]
+	if s.Failures < 15 || s.Failures > 50 {
+		t.Errorf("got %d failures in ten minutes", s.Failures)
+	}
+	if n := len(w.host.Sandboxes()); n > 1 {
+		t.Errorf("got %d sandboxes", n)
+	}
+	// Once the cause is gone it comes up by itself.
+	w.image("image", serves)
+	code.recover()
+	time.Sleep(time.Hour) // longer than the scripted failures last
+	synctest.Wait()
+	s = w.pool.Statuses()[0]
+	got := [...]any{s.State, s.Failures, s.ReasonCode, s.Reason}
+	if d := cmp.Diff([...]any{agent.StateReady, 0, "", ""}, got); d != "" {
+		t.Error(d)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"testing"
 	"time"
@@ -32,26 +33,13 @@ func FuzzRequest(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	f.Fuzz(func(t *testing.T, request []byte) {
+	f.Fuzz(func(t *testing.T, hostile []byte) {
 		api := runtimeapi.New(runtimeapi.Config{Environment: "e", Concurrency: 2, Log: slog.New(slog.DiscardHandler)})
 		lis := bufconn.Listen(64 << 10)
 		ctx, cancel := context.WithCancelCause(t.Context())
 		served := make(chan error, 1)
 		go func() { served <- api.Serve(ctx, lis) }()
-		dial := func() (*bufio.Reader, io.WriteCloser) {
-			conn, err := lis.DialContext(ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-				t.Fatal(err)
-			}
-			return bufio.NewReader(conn), conn
-		}
-		in, out := dial()
-		if _, err := io.WriteString(out, "GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
-			t.Fatal(err)
-		}
+		in := request(t, lis, "GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\nHost: x\r\n\r\n")
 		<-api.Ready()
 		done := make(chan struct{})
 		go func() {
@@ -66,14 +54,8 @@ func FuzzRequest(f *testing.F) {
 			t.Fatalf("got %v %v", resp, err)
 		}
 		_ = resp.Body.Close()
-		_, hostile := dial()
-		_, _ = hostile.Write(request) // the server may hang up midway
-		_ = hostile.Close()
-
-		in, ping := dial()
-		if _, err := io.WriteString(ping, "GET /2018-06-01/ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
-			t.Fatal(err)
-		}
+		attack(t, lis, hostile)
+		in = request(t, lis, "GET /2018-06-01/ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 		if resp, err = http.ReadResponse(in, nil); err != nil || resp.StatusCode != http.StatusOK {
 			t.Fatalf("got %v %v", resp, err)
 		}
@@ -88,4 +70,35 @@ func FuzzRequest(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// dial opens a connection that does not last long.
+func dial(t *testing.T, lis *bufconn.Listener) net.Conn {
+	t.Helper()
+	conn, err := lis.DialContext(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// request sends a request on a connection of its own and returns what answers.
+func request(t *testing.T, lis *bufconn.Listener, text string) *bufio.Reader {
+	t.Helper()
+	conn := dial(t, lis)
+	if _, err := io.WriteString(conn, text); err != nil {
+		t.Fatal(err)
+	}
+	return bufio.NewReader(conn)
+}
+
+// attack sends hostile bytes and leaves.
+func attack(t *testing.T, lis *bufconn.Listener, hostile []byte) {
+	t.Helper()
+	conn := dial(t, lis)
+	_, _ = conn.Write(hostile) // the server may hang up midway
+	_ = conn.Close()
 }

@@ -44,7 +44,7 @@ func (g *group) Close() error {
 
 func TestHeatIsTheRateOfTheLastInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var a, b, host group
+		var a, b, machine group
 		opened := 0
 		s := sampler.New(sampler.Config{
 			Targets: func() []sampler.Target {
@@ -61,7 +61,7 @@ func TestHeatIsTheRateOfTheLastInterval(t *testing.T) {
 				}
 				return &b, nil
 			},
-			Host:    &host,
+			Host:    &machine,
 			DataDir: t.TempDir(),
 			Log:     slog.New(slog.DiscardHandler),
 		})
@@ -71,17 +71,22 @@ func TestHeatIsTheRateOfTheLastInterval(t *testing.T) {
 		synctest.Wait()
 		a.set(sampler.Usage{CPU: 500 * time.Millisecond, Memory: 10}, nil)
 		b.set(sampler.Usage{CPU: 250 * time.Millisecond, Memory: 5}, nil)
-		host.set(sampler.Usage{CPU: 2 * time.Second, Memory: 100}, nil)
+		machine.set(sampler.Usage{CPU: 2 * time.Second, Memory: 100}, nil)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if got, want := s.Environment("e1"), (agent.EnvironmentHeat{CPU: 750, Memory: 15}); got != want {
-			t.Errorf("got %+v want %+v", got, want)
+		want := map[agent.EnvironmentID]agent.EnvironmentHeat{"e1": {CPU: 750, Memory: 15}, "e2": {}}
+		for id, heat := range want {
+			if got := s.Environment(id); got != heat {
+				t.Errorf("%s: got %+v want %+v", id, got, heat)
+			}
 		}
-		if got := s.Environment("e2"); got != (agent.EnvironmentHeat{}) {
-			t.Errorf("got %+v for an environment that cannot be measured", got)
+		host := s.Host()
+		if disk := host.DiskTotal; disk == 0 || host.DiskUsed > disk {
+			t.Errorf("got %+v", host)
 		}
-		if got := s.Host(); got.CPU != 2000 || got.Memory != 100 || got.DiskTotal == 0 || got.DiskUsed > got.DiskTotal {
-			t.Errorf("got %+v", got)
+		host.DiskUsed, host.DiskTotal = 0, 0
+		if want := (agent.HostHeat{CPU: 2000, Memory: 100}); host != want {
+			t.Errorf("got %+v want %+v", host, want)
 		}
 		a.set(sampler.Usage{}, errors.New("gone"))
 		time.Sleep(time.Second)
@@ -93,8 +98,11 @@ func TestHeatIsTheRateOfTheLastInterval(t *testing.T) {
 			t.Errorf("opened %d cgroups, want 2, once each", opened)
 		}
 		cancel(nil)
-		if err := <-done; err != nil || a.closed != 1 || b.closed != 1 || host.closed != 1 {
-			t.Fatalf("got %v, closed %d %d %d times", err, a.closed, b.closed, host.closed)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if got := [3]int{a.closed, b.closed, machine.closed}; got != [3]int{1, 1, 1} {
+			t.Fatalf("readers were closed %v times", got)
 		}
 	})
 }

@@ -33,6 +33,7 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/hearth-compute/hearth/agent"
 	"github.com/hearth-compute/hearth/agent/session"
@@ -363,8 +364,12 @@ func TestJoinSessionReportAndDesiredSet(t *testing.T) {
 		r := run(t, dir, a.token(), h, "c:1")
 		defer r.stop()
 		reg := <-c.registers
-		if reg.GetAgentVersion() != "v1" || reg.GetAllocatable().GetMilliCpu() != 2000 || reg.GetZone() != "z" || reg.GetAccepted() != nil {
-			t.Errorf("got %v", reg)
+		want := &agentv1.Register{
+			AgentVersion: "v1", ProcessId: "p", Allocatable: &agentv1.Resources{MilliCpu: 2000, MemoryBytes: 8 << 30},
+			Architecture: "x86_64", Zone: "z", CapacityProvider: "provider", Hostname: "h",
+		}
+		if !proto.Equal(want, reg) {
+			t.Errorf("got %v want %v", reg, want)
 		}
 		synctest.Wait()
 		info, err := os.Stat(filepath.Join(dir, "key.pem"))
@@ -390,8 +395,9 @@ func TestJoinSessionReportAndDesiredSet(t *testing.T) {
 		}
 		c.sets <- &agentv1.DesiredSet{Epoch: 3, Generation: 4, StopIntent: agentv1.StopIntent_STOP_INTENT_DRAIN}
 		synctest.Wait()
-		if got, _ := r.node.Accepted(); got.Epoch != 3 || got.Generation != 4 || got.Intent != agent.StopDrain {
-			t.Errorf("got %+v", got)
+		got, _ := r.node.Accepted()
+		if d := cmp.Diff(agent.DesiredSet{Epoch: 3, Generation: 4, Intent: agent.StopDrain}, got); d != "" {
+			t.Error(d)
 		}
 		if n := len(c.data); n != 2 {
 			t.Errorf("got %d data connections", n)

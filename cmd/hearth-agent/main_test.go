@@ -4,14 +4,15 @@ import (
 	"io"
 	"net/netip"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/hearth-compute/hearth/agent"
+	"github.com/hearth-compute/hearth/agent/daemon"
 	"github.com/hearth-compute/hearth/cmd/internal/boot"
 )
 
@@ -39,11 +40,20 @@ func TestFlagsBecomeAConfig(t *testing.T) {
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(cfg.Controls, []string{"a:1", "b:2"}) || cfg.Zone != "z" || cfg.Region != "eu-west-1" ||
-		cfg.Allocatable != (agent.Resources{CPU: 500, Memory: 8 << 30}) || !cfg.LimitParent ||
-		cfg.Subnet != netip.MustParsePrefix("10.201.3.0/24") || len(cfg.DenyCIDRs) != 2 ||
-		cfg.DrainTimeout != 30*time.Second || filepath.Base(cfg.InitPath) != "hearth-init" || cfg.DataConnections != 2 {
-		t.Errorf("got %+v", cfg)
+	if name := filepath.Base(cfg.InitPath); name != "hearth-init" {
+		t.Errorf("got %s as init", name)
+	}
+	want := daemon.Config{
+		Controls: []string{"a:1", "b:2"}, DataDir: "/var/lib/hearth/agent",
+		ContainerdAddress: "/run/containerd/containerd.sock", ContainerdNamespace: "hearth",
+		Zone: "z", JoinTokenFile: "/t", Subnet: netip.MustParsePrefix("10.201.3.0/24"),
+		DenyCIDRs: []netip.Prefix{netip.MustParsePrefix("10.201.0.0/16"), netip.MustParsePrefix("10.9.0.0/16")},
+		NftTable:  "hearth", CgroupParent: "/hearth", Allocatable: agent.Resources{CPU: 500, Memory: 8 << 30}, LimitParent: true,
+		InitPath: cfg.InitPath, Region: "eu-west-1", CodeCache: 8 << 30, DataConnections: 2, DrainTimeout: 30 * time.Second,
+		Hostname: cfg.Hostname, Version: cfg.Version,
+	}
+	if d := cmp.Diff(want, cfg, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
+		t.Error(d)
 	}
 }
 
