@@ -42,6 +42,7 @@ clean: ## remove what was built
 .PHONY: generate
 generate: build ## rewrite generated code and documentation
 	cd proto && $(GO) tool -modfile=../deploy/tools/go.mod buf generate
+	cd proto && $(GO) tool -modfile=../deploy/tools/go.mod buf build -o descriptors.binpb
 	$(GO) run ./cmd/internal/configdoc -o docs/configuration.md bin/hearth-control bin/hearth-agent bin/hearth
 
 ##—— test

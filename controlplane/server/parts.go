@@ -10,7 +10,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/reflection"
 
 	"github.com/hearth-compute/hearth/controlplane"
 	"github.com/hearth-compute/hearth/controlplane/fleet"
@@ -20,6 +19,7 @@ import (
 	"github.com/hearth-compute/hearth/controlplane/reconcile"
 	"github.com/hearth-compute/hearth/controlplane/router"
 	"github.com/hearth-compute/hearth/controlplane/sessions"
+	"github.com/hearth-compute/hearth/proto"
 	operatorv1 "github.com/hearth-compute/hearth/proto/hearth/operator/v1"
 )
 
@@ -78,12 +78,11 @@ func (t joinTokens) NewJoinToken(ctx context.Context, p controlplane.ProviderNam
 }
 
 // newOperator makes the operators' gRPC server with health and reflection.
-func newOperator(loop *reconcile.Loop, tokens *sessions.Tokens, log *slog.Logger) *grpc.Server {
+func newOperator(loop *reconcile.Loop, tokens *sessions.Tokens, log *slog.Logger) (*grpc.Server, error) {
 	g := grpc.NewServer()
 	operatorv1.RegisterOperatorServiceServer(g, operator.New(loop, loop, joinTokens{tokens}, log))
 	grpc_health_v1.RegisterHealthServer(g, health.NewServer())
-	reflection.Register(g)
-	return g
+	return g, proto.RegisterReflection(g)
 }
 
 // known tells whether a runtime has an image.

@@ -167,8 +167,8 @@ func (s *Server) wire(cfg Config) error {
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	s.aux = &http.Server{Handler: s.probes(), ReadHeaderTimeout: 10 * time.Second}
-	s.operator = newOperator(s.loop, tokens, s.log.With("part", "operator"))
-	return nil
+	s.operator, err = newOperator(s.loop, tokens, s.log.With("part", "operator"))
+	return err
 }
 
 // probes serves metrics and health.

@@ -18,12 +18,12 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	grpcpeer "google.golang.org/grpc/peer"
-	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hearth-compute/hearth/controlplane"
+	"github.com/hearth-compute/hearth/proto"
 	agentv1 "github.com/hearth-compute/hearth/proto/hearth/agent/v1"
 )
 
@@ -105,8 +105,7 @@ func New(cfg Config) (*Server, error) {
 	)
 	agentv1.RegisterAgentServiceServer(s.grpc, s)
 	grpc_health_v1.RegisterHealthServer(s.grpc, health.NewServer())
-	reflection.Register(s.grpc)
-	return s, nil
+	return s, proto.RegisterReflection(s.grpc)
 }
 
 // Addr is the address agents dial.
