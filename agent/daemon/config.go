@@ -75,12 +75,22 @@ type Config struct {
 // Validate reports all faults at once, each naming its flag. Errors:
 // InvalidArgument.
 func (c Config) Validate() error {
-	errs := []error{c.validateIdentity(), c.validateHost(), c.validateNetwork(), c.validateLimits()}
+	return asFault(c.validateIdentity(), c.validateMachine())
+}
+
+// validateMachine is what Destroy needs, too.
+func (c Config) validateMachine() error {
+	errs := []error{c.validateHost(), c.validateNetwork(), c.validateLimits()}
 	for _, l := range []struct{ flag, address string }{{"--listen", c.Listen}, {"--metrics-listen", c.MetricsListen}} {
 		if l.address != "" && !loopback(l.address) {
 			errs = append(errs, fmt.Errorf("%s %q: must be HOST:PORT on a loopback address", l.flag, l.address))
 		}
 	}
+	return errors.Join(errs...)
+}
+
+// asFault gives what is wrong with a configuration its class.
+func asFault(errs ...error) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("configuration: %w: %w", err, errdefs.ErrInvalidArgument)
 	}

@@ -86,7 +86,8 @@ type Agent struct {
 	sampler *sampler.Sampler
 }
 
-// New returns an agent on containerd. Nothing is dialled or started before Run.
+// New returns an agent on containerd. Nothing is dialled or started before Run,
+// which alone needs to know the control services and the zone.
 // Errors: InvalidArgument.
 func New(cfg Config) (*Agent, error) {
 	return NewWith(cfg, Parts{Driver: func(output sandbox.Output) (Driver, error) {
@@ -113,7 +114,7 @@ func New(cfg Config) (*Agent, error) {
 
 // NewWith is New with parts replaced.
 func NewWith(cfg Config, parts Parts) (*Agent, error) {
-	if err := cfg.Validate(); err != nil {
+	if err := asFault(cfg.validateMachine()); err != nil {
 		return nil, err
 	}
 	machine, err := sampler.Size()
@@ -133,6 +134,9 @@ func NewWith(cfg Config, parts Parts) (*Agent, error) {
 // the agent cannot go on: its identity or token is refused, its data directory
 // is in use or unreadable, or the drain took too long.
 func (a *Agent) Run(ctx context.Context) (err error) {
+	if err := a.cfg.Validate(); err != nil {
+		return err
+	}
 	unlock, err := lockDir(a.cfg.DataDir)
 	if err != nil {
 		return err

@@ -153,6 +153,7 @@ func TestDestroyRemovesEverythingTwice(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	cfg.Controls, cfg.Zone = nil, "" // not needed for that
 	for range 2 {
 		a, destroyed := newAgent(t, cfg)
 		if err := a.Destroy(t.Context()); err != nil || *destroyed != 1 {

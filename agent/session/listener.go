@@ -4,13 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
-
-	"google.golang.org/grpc"
 )
-
-// waitForReady leaves the waiting for a control service that is away to the
-// connection's own backoff.
-var waitForReady = grpc.WaitForReady(true) //nolint:gochecknoglobals // a constant in all but syntax
 
 // connListener is a listener of connections that were dialled.
 type connListener struct {

@@ -13,6 +13,9 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/hearth-compute/hearth/agent"
 	agentv1 "github.com/hearth-compute/hearth/proto/hearth/agent/v1"
@@ -148,7 +151,12 @@ func (s *Session) follow(ctx context.Context, c *control, nudge <-chan struct{})
 func (s *Session) stream(ctx context.Context, c *control, nudge <-chan struct{}) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(errStopped)
-	stream, err := agentv1.NewAgentServiceClient(c.conn).Session(ctx, waitForReady)
+	stream, err := agentv1.NewAgentServiceClient(c.conn).Session(ctx)
+	if status.Code(err) == codes.Unavailable {
+		// Say why once, then leave the trying to the connection's own backoff.
+		s.cfg.Log.WarnContext(ctx, "control service is out of reach", "control", c.address, "err", err)
+		stream, err = agentv1.NewAgentServiceClient(c.conn).Session(ctx, grpc.WaitForReady(true))
+	}
 	if err != nil {
 		return errgrpc.ToNative(err)
 	}
