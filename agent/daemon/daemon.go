@@ -159,7 +159,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	work, stop := context.WithCancelCause(context.WithoutCancel(ctx)) // a signal starts the drain,
 	defer stop(errStopped)
 	g, gctx := errgroup.WithContext(work) // it does not stop the loops
-	for _, loop := range slices.Concat([]func(context.Context) error{a.pool.Run, a.sampler.Run, a.session.Run}, listeners) {
+	for _, loop := range slices.Concat([]func(context.Context) error{a.pool.Run, a.sampler.Run, a.follow}, listeners) {
 		g.Go(func() error { return loop(gctx) })
 	}
 	a.cfg.Log.InfoContext(ctx, "agent runs", "version", a.cfg.Version, "control", strings.Join(a.cfg.Controls, ","),
@@ -176,6 +176,16 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	err = errors.Join(g.Wait(), drained)
 	a.server.Stop()
 	return err
+}
+
+// follow runs the session once it is known what the instance already runs.
+func (a *Agent) follow(ctx context.Context) error {
+	select {
+	case <-a.pool.Adopted():
+		return a.session.Run(ctx)
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 // drain lets what runs finish.

@@ -100,6 +100,8 @@ type Pool struct {
 	nudge chan struct{}
 	// starts holds a token for each sandbox being created.
 	starts chan struct{}
+	// adopted is closed once what an earlier process left is known.
+	adopted chan struct{}
 
 	mu           sync.Mutex // guards the fields below
 	environments map[agent.EnvironmentID]*environment
@@ -156,10 +158,16 @@ func New(cfg Config) *Pool {
 		cfg:          cfg,
 		nudge:        make(chan struct{}, 1),
 		starts:       make(chan struct{}, cfg.Starts), // one place per token
+		adopted:      make(chan struct{}),
 		environments: map[agent.EnvironmentID]*environment{},
 		sandboxes:    map[sandbox.ID]*incarnation{},
 	}
 }
+
+// Adopted is closed once Run knows what an earlier process left. Before that
+// nobody should be told what the instance runs, nor a set be applied: it would
+// look as if the instance were empty.
+func (p *Pool) Adopted() <-chan struct{} { return p.adopted }
 
 // Apply makes set what should run, unless [Check] refuses it.
 func (p *Pool) Apply(set agent.DesiredSet) error {
@@ -210,6 +218,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	if !p.adopt(ctx, &workers) {
 		return nil // asked to stop before containerd answered
 	}
+	close(p.adopted)
 	workers.Go(func() { p.watch(ctx) })
 	for {
 		wake := p.step(ctx, &workers)

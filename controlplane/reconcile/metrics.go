@@ -20,6 +20,7 @@ type Metrics struct {
 // NewMetrics registers the loop's instruments with meter.
 func NewMetrics(meter metric.Meter) (*Metrics, error) {
 	steps, err := meter.Float64Histogram("hearth_reconcile_step", metric.WithUnit("s"),
+		metric.WithExplicitBucketBoundaries(.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5),
 		metric.WithDescription("Duration of one step of the reconcile loop."))
 	if err != nil {
 		return nil, err

@@ -22,7 +22,7 @@ type awsCLI struct {
 
 // run runs "aws lambda args" and decodes what it prints.
 func (c *awsCLI) run(args ...string) (map[string]any, error) {
-	cmd := exec.CommandContext(c.s.t.Context(), c.path, append([]string{ //nolint:gosec // found by LookPath
+	cmd := exec.CommandContext(c.s.t.Context(), c.path, append([]string{
 		"--endpoint-url", c.s.api, "--region", region, "--output", "json", "lambda",
 	}, args...)...)
 	cmd.Env = append(os.Environ(), "AWS_ACCESS_KEY_ID=any", "AWS_SECRET_ACCESS_KEY=any", "AWS_MAX_ATTEMPTS=1", "AWS_PAGER=")

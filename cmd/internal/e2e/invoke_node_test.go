@@ -178,12 +178,7 @@ func TestATimeoutLeavesSiblingsAlone(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	s.eventually(20*time.Second, "one environment", func() error {
-		if len(s.ps()) != 1 {
-			return errors.New("not one")
-		}
-		return nil
-	})
+	s.eventually(20*time.Second, "one environment", s.single)
 	before, _, err := s.invoke(t.Context(), event{})
 	if err != nil {
 		t.Fatal(err)
@@ -213,6 +208,14 @@ func TestATimeoutLeavesSiblingsAlone(t *testing.T) {
 	if err != nil || after.PID != before.PID || after.Started != before.Started || after.Environment != before.Environment {
 		t.Errorf("after the late answer: %+v, %v; want the same process as %+v", after, err, before)
 	}
+}
+
+// single fails unless there is one environment.
+func (s *stack) single() error {
+	if n := len(s.ps()); n != 1 {
+		return fmt.Errorf("there are %d environments", n)
+	}
+	return nil
 }
 
 // code is the error code of an AWS error.
