@@ -2,7 +2,8 @@
 // each process, at several concurrencies, once on the full path (HTTP to the
 // Lambda API, router, agent, function) and once to an agent alone. Load generator
 // and everything measured share the machine's cores, so compare numbers of one
-// run with each other, not with those of other machines.
+// run with each other, not with those of other machines. Processes are told apart
+// by name, so another Hearth on the machine is counted too.
 //
 // It is run by "make bench" as root, from the top of the repository, after "make
 // build".

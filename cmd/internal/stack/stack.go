@@ -182,8 +182,12 @@ func (s *Stack) Stop() error {
 	return nil
 }
 
-// Explain adds the end of the log to an error.
+// Explain adds the end of the log to an error, unless the error is that somebody
+// had enough.
 func (s *Stack) Explain(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
 	text, rerr := os.ReadFile(s.LogFile())
 	if rerr != nil {
 		return errors.Join(err, rerr)
