@@ -50,7 +50,7 @@ func Snapshot(ctx context.Context, s Scope) (State, error) {
 		"routes":     func(context.Context) ([]string, error) { return s.routes() },
 		"mounts":     func(context.Context) ([]string, error) { return s.mounts() },
 		"loops":      func(context.Context) ([]string, error) { return s.loops() },
-		"cgroups":    func(context.Context) ([]string, error) { return s.cgroups() },
+		"cgroups":    func(context.Context) ([]string, error) { return s.cgroups(cgroupMount) },
 		"processes":  func(context.Context) ([]string, error) { return s.processes() },
 		"files":      func(context.Context) ([]string, error) { return s.files() },
 	} {
@@ -171,14 +171,23 @@ func (s Scope) loops() ([]string, error) {
 	return found, nil
 }
 
-func (s Scope) cgroups() ([]string, error) {
-	hierarchies, err := filepath.Glob("/sys/fs/cgroup/*")
+// cgroupMount has version 2 itself, or the hierarchies of version 1 below it.
+const cgroupMount = "/sys/fs/cgroup"
+
+func (s Scope) cgroups(mount string) ([]string, error) {
+	entries, err := os.ReadDir(mount)
 	if err != nil {
 		return nil, err
 	}
+	hierarchies := []string{mount}
+	for _, e := range entries {
+		if e.IsDir() { // version 2 has files here too
+			hierarchies = append(hierarchies, filepath.Join(mount, e.Name()))
+		}
+	}
 	var found []string
 	for _, root := range s.Cgroups {
-		for _, h := range append(hierarchies, "/sys/fs/cgroup") {
+		for _, h := range hierarchies {
 			list, err := tree(filepath.Join(h, root), fs.DirEntry.IsDir)
 			if err != nil {
 				return nil, err
