@@ -327,7 +327,9 @@ func TestNothingIsLeftAfterKillingEverything(t *testing.T) {
 	if err := <-s.exited; err == nil {
 		t.Error("hearth up ended without an error although it was killed")
 	}
-	kill(t, s.functions()...)
+	if pids := s.functions(); len(pids) > 0 { // most have seen the agent go and ended
+		kill(t, pids...)
+	}
 	s.start()
 	s.eventually(30*time.Second, "an invoke of the function that was there", func() error {
 		_, _, err := s.invoke(t.Context(), event{})

@@ -23,6 +23,16 @@ func TestConcurrentInvokesOverThreeZones(t *testing.T) {
 	s := up(t)
 	s.provider("subnet-a", "subnet-b", "subnet-c")
 	s.function(concurrency(32))
+	begin := time.Now()
+	if _, err := s.lambda.PublishVersion(t.Context(), &lambda.PublishVersionInput{FunctionName: aws.String(functionName)}); err != nil {
+		t.Fatal(err)
+	}
+	s.versionActive("1")
+	t.Logf("version 1 was Active %v after PublishVersion was called, on warm instances", time.Since(begin).Round(time.Millisecond))
+	if _, err := s.lambda.DeleteFunction(t.Context(), &lambda.DeleteFunctionInput{FunctionName: aws.String(functionName), Qualifier: aws.String("1")}); err != nil {
+		t.Fatal(err)
+	}
+	s.allReady(20 * time.Second) // those of $LATEST.PUBLISHED
 	const callers = 64
 	answers := make([]answer, callers)
 	var wg sync.WaitGroup

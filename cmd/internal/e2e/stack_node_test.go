@@ -343,9 +343,15 @@ func concurrency(n int32) func(*lambda.CreateFunctionInput) {
 // active waits until what was published to $LATEST.PUBLISHED runs.
 func (s *stack) active() {
 	s.t.Helper()
-	s.eventually(time.Minute, "the function to be Active", func() error {
+	s.versionActive("$LATEST.PUBLISHED")
+}
+
+// versionActive waits until a version runs.
+func (s *stack) versionActive(version string) {
+	s.t.Helper()
+	s.eventually(time.Minute, version+" to be Active", func() error {
 		f, err := s.lambda.GetFunctionConfiguration(s.t.Context(), &lambda.GetFunctionConfigurationInput{
-			FunctionName: aws.String(functionName), Qualifier: aws.String("$LATEST.PUBLISHED"),
+			FunctionName: aws.String(functionName), Qualifier: aws.String(version),
 		})
 		if err != nil {
 			return err
