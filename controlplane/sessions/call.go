@@ -98,6 +98,9 @@ func callStream(ctx context.Context, c invokev1.InvokeServiceClient, head *invok
 		case *invokev1.InvokeStreamResponse_Head:
 			res.FunctionError, res.ContentType = m.Head.GetFunctionError(), m.Head.GetContentType()
 		case *invokev1.InvokeStreamResponse_Chunk:
+			if len(res.Payload)+len(m.Chunk) > maxMessage {
+				return res, status.Error(codes.OutOfRange, "the answer is larger than any may be")
+			}
 			res.Payload = append(res.Payload, m.Chunk...)
 		case *invokev1.InvokeStreamResponse_End:
 			return res, nil

@@ -61,6 +61,8 @@ type Heard struct {
 var (
 	errReplaced = errors.New("a newer session of the same instance began")
 	errSilent   = errors.New("the agent said nothing for too long")
+
+	errTerminated = errors.New("the instance was terminated")
 )
 
 // silence is how long a session may go without a message: agents report every
@@ -109,7 +111,7 @@ func (s *Server) Session(stream agentv1.AgentService_SessionServer) error {
 	})
 	err = g.Wait()
 	s.log.Info("agent disconnected", "instance", string(id), "reason", reason(err))
-	if errors.Is(err, errReplaced) || errors.Is(err, errSilent) {
+	if errors.Is(err, errReplaced) || errors.Is(err, errSilent) || errors.Is(err, errTerminated) {
 		return status.Error(codes.Aborted, err.Error())
 	}
 	return err
@@ -193,7 +195,7 @@ func (s *Server) begin(id controlplane.InstanceID, provider controlplane.Provide
 
 func (s *Server) finish(id controlplane.InstanceID, sess *session) {
 	s.mu.Lock()
-	if a := s.agents[id]; a.session == sess {
+	if a := s.agents[id]; a != nil && a.session == sess { // nil: forgotten meanwhile
 		a.session = nil
 	}
 	s.mu.Unlock()
@@ -203,9 +205,9 @@ func (s *Server) finish(id controlplane.InstanceID, sess *session) {
 func (s *Server) report(id controlplane.InstanceID, sess *session, r *agentv1.Report) {
 	s.mu.Lock()
 	a := s.agents[id]
-	if a.session != sess {
+	if a == nil || a.session != sess {
 		s.mu.Unlock()
-		return // a newer session speaks for this instance
+		return // the instance was forgotten, or a newer session speaks for it
 	}
 	news := applyReport(&a.heard, r)
 	a.heard.At = time.Now()
@@ -259,9 +261,13 @@ func (s *Server) Forget(id controlplane.InstanceID) {
 	s.mu.Lock()
 	a := s.agents[id]
 	delete(s.agents, id)
+	var sess *session
+	if a != nil {
+		sess = a.session
+	}
 	s.mu.Unlock()
-	if a != nil && a.session != nil {
-		a.session.end(errors.New("the instance was terminated"))
+	if sess != nil {
+		sess.end(errTerminated)
 	}
 }
 

@@ -55,7 +55,8 @@ type rig struct {
 	changes atomic.Int64
 }
 
-func newRig(t *testing.T) *rig {
+// newStore makes a store with the provider "p" and an authority beside it.
+func newStore(t *testing.T) (store.DB, *sessions.CA) {
 	t.Helper()
 	dir := t.TempDir()
 	db, err := sqlite.Open(t.Context(), filepath.Join(dir, "hearth.db"))
@@ -69,11 +70,17 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{}
-	if r.ca, err = sessions.OpenCA(filepath.Join(dir, "ca"), time.Now()); err != nil {
+	ca, err := sessions.OpenCA(filepath.Join(dir, "ca"), time.Now())
+	if err != nil {
 		t.Fatal(err)
 	}
-	r.tokens = sessions.NewTokens(db, r.ca, "static")
+	return db, ca
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	db, ca := newStore(t)
+	r := &rig{ca: ca, tokens: sessions.NewTokens(db, ca, "static")}
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

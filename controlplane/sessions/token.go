@@ -50,6 +50,9 @@ func (t *Tokens) Mint(ctx context.Context, p controlplane.ProviderName, id contr
 		if _, err := w.Provider(p); err != nil {
 			return err
 		}
+		if err := purge(w, now); err != nil {
+			return err
+		}
 		return w.PutJoinToken(store.JoinToken{
 			ID: tokenID, SecretHash: hash[:], Provider: p, Instance: id, Expires: expires,
 		})
@@ -58,6 +61,24 @@ func (t *Tokens) Mint(ctx context.Context, p controlplane.ProviderName, id contr
 		return "", time.Time{}, fmt.Errorf("join token for %s: %w", p, err)
 	}
 	return strings.Join([]string{tokenPrefix, tokenID, secret, t.ca.Hash()}, "."), expires, nil
+}
+
+// purge deletes the tokens that expired, so that they do not pile up: every
+// attempt to launch an instance makes one.
+func purge(w store.Writer, now time.Time) error {
+	all, err := w.JoinTokens()
+	if err != nil {
+		return err
+	}
+	for _, t := range all {
+		if !now.After(t.Expires) {
+			continue
+		}
+		if err := w.DeleteJoinToken(t.ID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // identity is who a token stands for.

@@ -48,6 +48,7 @@ type Reader interface {
 	Versions(controlplane.FunctionName) ([]controlplane.Version, error)
 	Instances() ([]controlplane.Instance, error)
 	JoinToken(id string) (JoinToken, error)
+	JoinTokens() ([]JoinToken, error)
 	// Epoch is the last leadership term, 0 if there was none.
 	Epoch() (uint64, error)
 }

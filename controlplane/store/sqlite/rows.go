@@ -69,6 +69,11 @@ func (r *reader) JoinToken(id string) (store.JoinToken, error) {
 	return one[store.JoinToken](r, "join token "+id, `SELECT body FROM join_tokens WHERE id = $1`, id)
 }
 
+// JoinTokens implements store.Reader.
+func (r *reader) JoinTokens() ([]store.JoinToken, error) {
+	return list[store.JoinToken](r, "join tokens", `SELECT body FROM join_tokens ORDER BY id`)
+}
+
 // Epoch implements store.Reader.
 func (r *reader) Epoch() (uint64, error) {
 	var epoch int64

@@ -141,7 +141,11 @@ func testRoundTrip(t *testing.T, open Open) {
 		if diff := cmp.Diff(token, tk); diff != "" {
 			t.Errorf("join token differs (-put +read):\n%s", diff)
 		}
-		return errors.Join(err1, err2, err3, err4)
+		tokens, err5 := r.JoinTokens()
+		if diff := cmp.Diff([]store.JoinToken{token}, tokens); diff != "" {
+			t.Errorf("join tokens differ (-put +read):\n%s", diff)
+		}
+		return errors.Join(err1, err2, err3, err4, err5)
 	})
 }
 
