@@ -27,6 +27,7 @@ const (
 	ReasonNoRoom         Reason = "no-room"         // nothing has room in the zone
 	ReasonIdle           Reason = "idle"            // nothing ran on it for a while
 	ReasonProviderDelete Reason = "provider-delete" // its provider is being deleted
+	ReasonNeverJoined    Reason = "never-joined"    // it was launched and its agent was never heard
 )
 
 // StartEnvironment places a new environment.

@@ -26,6 +26,9 @@ type Policy struct {
 	Budget int
 	// IdleAfter is how long an instance may be empty before it is given back.
 	IdleAfter time.Duration
+	// LaunchPatience is how long an instance may take to join. Then it is no
+	// longer counted on and given back. Zero means for ever.
+	LaunchPatience time.Duration
 	// Keep forbids terminating for idleness: the machines are not ours.
 	Keep bool
 }
@@ -75,7 +78,7 @@ type Decision struct {
 // to terminate. It is a function of its arguments alone.
 func Decide(s controlplane.Snapshot, unplaced []controlplane.Unplaced, now time.Time, p Policy) Decision {
 	var d Decision
-	coming := launching(s)
+	coming := launching(s, now, p)
 	budget, used := p.Budget, vcpus(s)
 	for _, u := range unplaced {
 		if takeComing(coming[u.Zone], u.Size) {
@@ -114,16 +117,23 @@ func (d *Decision) block(u controlplane.Unplaced, code, reason string) {
 }
 
 // launching is the room on instances that are on their way, by zone.
-func launching(s controlplane.Snapshot) map[controlplane.Zone][]*controlplane.Resources {
+func launching(s controlplane.Snapshot, now time.Time, p Policy) map[controlplane.Zone][]*controlplane.Resources {
 	coming := map[controlplane.Zone][]*controlplane.Resources{}
 	for i := range s.Instances {
 		in := &s.Instances[i]
-		if in.State == controlplane.InstanceLaunching {
+		if in.State == controlplane.InstanceLaunching && !overdue(in, now, p) {
 			free := in.Size
 			coming[in.Zone] = append(coming[in.Zone], &free)
 		}
 	}
 	return coming
+}
+
+// overdue tells whether an instance should have joined by now.
+func overdue(in *controlplane.Instance, now time.Time, p Policy) bool {
+	joined := in.Observed != nil && in.Observed.Connected
+	return in.State == controlplane.InstanceLaunching && !joined && p.LaunchPatience > 0 &&
+		now.Sub(in.CreatedAt) >= p.LaunchPatience
 }
 
 func takeComing(coming []*controlplane.Resources, size controlplane.Resources) bool {
@@ -144,6 +154,9 @@ func done(s controlplane.Snapshot, in *controlplane.Instance, now time.Time, p P
 	occupied := slices.ContainsFunc(s.Environments, func(e controlplane.Environment) bool { return e.Instance == in.ID })
 	if s.Provider.State == controlplane.ProviderDeleting {
 		return controlplane.ReasonProviderDelete, !occupied
+	}
+	if !p.Keep && !occupied && overdue(in, now, p) {
+		return controlplane.ReasonNeverJoined, true
 	}
 	if p.Keep || occupied || in.Observed == nil || in.Observed.EmptySince.IsZero() {
 		return "", false

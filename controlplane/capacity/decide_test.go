@@ -165,3 +165,40 @@ func TestInvariant1_NeverMoreThanMaxVCPU(t *testing.T) {
 		}
 	})
 }
+
+func TestAnInstanceThatNeverJoinedIsReplaced(t *testing.T) {
+	t.Parallel()
+	p := policy()
+	p.LaunchPatience = 5 * time.Minute
+	s := provider(400)
+	s.Instances = []controlplane.Instance{{
+		ID: "i-1", Zone: "a", State: controlplane.InstanceLaunching, Size: p.Size, CreatedAt: t0,
+	}}
+	lacks := []controlplane.Unplaced{unplaced("a", vcpu)}
+	heard := func(connected bool) controlplane.Snapshot {
+		s := s
+		s.Instances = []controlplane.Instance{s.Instances[0]}
+		s.Instances[0].Observed = &controlplane.InstanceObservation{Connected: connected, Allocatable: p.Size}
+		return s
+	}
+	kept := p
+	kept.Keep = true
+	late := t0.Add(p.LaunchPatience)
+	for _, c := range []struct {
+		name string
+		s    controlplane.Snapshot
+		p    capacity.Policy
+		now  time.Time
+		want summary
+	}{
+		{"in time it is room to come", s, p, late.Add(-1), summary{}},
+		{"too late", s, p, late, summary{Launch: []string{"a"}, Terminate: []string{"i-1 never-joined"}}},
+		{"it has just joined", heard(true), p, late, summary{}},
+		{"it registered and cannot be reached", heard(false), p, late, summary{Launch: []string{"a"}, Terminate: []string{"i-1 never-joined"}}},
+		{"machines that are not ours are kept", s, kept, late, summary{Launch: []string{"a"}}},
+	} {
+		if diff := cmp.Diff(c.want, summarize(capacity.Decide(c.s, lacks, c.now, c.p))); diff != "" {
+			t.Errorf("%s: %s", c.name, diff)
+		}
+	}
+}

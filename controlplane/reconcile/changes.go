@@ -130,10 +130,8 @@ func (c *changes) write(w store.Writer) error {
 			return err
 		}
 	}
-	for _, in := range c.instances {
-		if err := w.PutInstance(in); err != nil {
-			return err
-		}
+	if err := c.putInstances(w); err != nil {
+		return err
 	}
 	for _, name := range c.activate {
 		p, err := w.Provider(name)
@@ -146,6 +144,25 @@ func (c *changes) write(w store.Writer) error {
 		}
 	}
 	return c.drop(w)
+}
+
+// putInstances writes the instances. One that joined is Running only if it is
+// still Launching: an operator may have begun to drain it.
+func (c *changes) putInstances(w store.Writer) error {
+	for _, in := range c.instances {
+		if in.State == controlplane.InstanceRunning {
+			switch cur, err := instance(w, in.ID); {
+			case errdefs.IsNotFound(err), err == nil && cur.State != controlplane.InstanceLaunching:
+				continue
+			case err != nil:
+				return err
+			}
+		}
+		if err := w.PutInstance(in); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *versionChange) write(w store.Writer) error {

@@ -73,14 +73,15 @@ type Policy struct {
 
 // DefaultPolicy returns the policy used unless told otherwise.
 func DefaultPolicy() Policy {
+	const launchPatience = 5 * time.Minute
 	return Policy{
 		Interval:      time.Second,
 		BlindGrace:    15 * time.Second,
 		MaxInstances:  -1,
 		FailAfter:     3,
 		TokenLifetime: time.Hour,
-		Placement:     placement.Policy{LostAfter: 10 * time.Second, LaunchPatience: 5 * time.Minute, DrainLimit: 30 * time.Second},
-		Capacity:      capacity.Policy{IdleAfter: 5 * time.Minute},
+		Placement:     placement.Policy{LostAfter: 10 * time.Second, LaunchPatience: launchPatience, DrainLimit: 30 * time.Second},
+		Capacity:      capacity.Policy{IdleAfter: 5 * time.Minute, LaunchPatience: launchPatience},
 	}
 }
 

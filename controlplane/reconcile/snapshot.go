@@ -138,10 +138,10 @@ func (l *Loop) snapshots(w *world) []controlplane.Snapshot {
 			s.Versions = append(s.Versions, v)
 		}
 	}
-	statuses := map[controlplane.EnvironmentID]controlplane.EnvironmentStatus{}
-	for _, h := range w.heard {
+	statuses := map[statusKey]controlplane.EnvironmentStatus{}
+	for id, h := range w.heard {
 		for _, e := range h.Environments {
-			statuses[e.ID] = e
+			statuses[statusKey{id, e.ID}] = e
 		}
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(l.placed), cmp.Compare) {
@@ -153,15 +153,22 @@ func (l *Loop) snapshots(w *world) []controlplane.Snapshot {
 	return out
 }
 
+// statusKey names what one agent says of an environment: it speaks only for
+// what was placed on its own instance.
+type statusKey struct {
+	instance    controlplane.InstanceID
+	environment controlplane.EnvironmentID
+}
+
 // environment joins a placement with what its agent says.
-func environment(p *placed, provider controlplane.ProviderName, h sessions.Heard, statuses map[controlplane.EnvironmentID]controlplane.EnvironmentStatus) controlplane.Environment {
+func environment(p *placed, provider controlplane.ProviderName, h sessions.Heard, statuses map[statusKey]controlplane.EnvironmentStatus) controlplane.Environment {
 	a := &p.Assignment
 	e := controlplane.Environment{
 		ID: a.Environment, Provider: provider, Function: a.Function, Qualifier: a.Qualifier, Revision: a.Revision,
 		Instance: p.Instance, Size: a.Config.Resources(), Draining: p.Draining, PlacedAt: p.at,
 		State: controlplane.EnvironmentPending, Since: p.at, MaxConcurrency: a.Config.Concurrency(),
 	}
-	if st, ok := statuses[a.Environment]; ok {
+	if st, ok := statuses[statusKey{p.Instance, a.Environment}]; ok {
 		e.State, e.ReasonCode, e.Reason = st.State, st.ReasonCode, st.Reason
 		e.Failures, e.Sandbox, e.Heat = st.Failures, st.Sandbox, st.Heat
 		e.Since = time.UnixMilli(st.SinceUnixMilli)
@@ -169,7 +176,9 @@ func environment(p *placed, provider controlplane.ProviderName, h sessions.Heard
 			e.MaxConcurrency = st.MaxConcurrency
 		}
 	}
-	if !h.Connected {
+	// An agent that has just connected has not said yet what it runs: what is
+	// not known must not pass for not started, or a drain would end it at once.
+	if !h.Connected || !h.Reported {
 		e.State = controlplane.EnvironmentUnknown
 	}
 	return e

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -25,17 +26,17 @@ func (l *Loop) step(ctx context.Context, now time.Time) error {
 		return fmt.Errorf("observing: %w", err)
 	}
 	snaps := l.snapshots(w)
-	plan := l.decide(snaps, now)
+	plan, failed := l.decide(snaps, now)
 	changed, err := l.commit(ctx, w, snaps, plan)
 	if err != nil {
 		// Nothing was committed, so nothing is acted upon; what is known is routed.
 		l.publish(w, snaps)
-		return fmt.Errorf("committing: %w", err)
+		return errors.Join(failed, fmt.Errorf("committing: %w", err))
 	}
-	err = l.act(ctx, w, plan)
+	err = errors.Join(failed, l.act(ctx, w, plan))
 	snaps = l.snapshots(w)
 	l.publish(w, snaps)
-	if changed {
+	if changed && err == nil { // what failed is tried again at the next tick, not at once
 		l.Nudge() // what was committed may allow more
 	}
 	return err
@@ -47,9 +48,9 @@ type plan struct {
 	blocked []capacity.Blocked
 }
 
-// decide runs the deciders for every provider that is not blind.
-func (l *Loop) decide(snaps []controlplane.Snapshot, now time.Time) plan {
-	var p plan
+// decide runs the deciders for every provider that is not blind. A provider
+// whose deciders panic is left as it is; the error says so.
+func (l *Loop) decide(snaps []controlplane.Snapshot, now time.Time) (p plan, err error) {
 	budget := -1
 	if most := l.cfg.Policy.MaxInstances; most >= 0 {
 		budget = most
@@ -63,21 +64,35 @@ func (l *Loop) decide(snaps []controlplane.Snapshot, now time.Time) plan {
 		if l.blind(s, now) {
 			continue
 		}
-		cp := l.cfg.Policy.Capacity
-		cp.Budget = budget
-		pp := l.cfg.Policy.Placement
-		pp.MayLaunch = capacity.MayLaunch(*s, cp)
-		placing := placement.Decide(*s, scaling.Decide(*s, now), now, pp)
-		room := capacity.Decide(*s, placing.Unplaced, now, cp)
-		p.actions = append(append(p.actions, placing.Actions...), room.Actions...)
-		p.blocked = append(p.blocked, room.Blocked...)
-		for _, a := range room.Actions {
+		one, failed := l.decideOne(s, budget, now)
+		err = errors.Join(err, failed)
+		p.actions = append(p.actions, one.actions...)
+		p.blocked = append(p.blocked, one.blocked...)
+		for _, a := range one.actions {
 			if _, ok := a.(controlplane.LaunchInstance); ok && budget > 0 {
 				budget--
 			}
 		}
 	}
-	return p
+	return p, err
+}
+
+// decideOne decides for one provider; budget is how many instances more the
+// fleet may have.
+func (l *Loop) decideOne(s *controlplane.Snapshot, budget int, now time.Time) (p plan, err error) {
+	defer func() {
+		if bug := recover(); bug != nil {
+			p = plan{}
+			err = fmt.Errorf("deciding for capacity provider %s: panic: %v\n%s: %w", s.Provider.Name, bug, debug.Stack(), errdefs.ErrInternal)
+		}
+	}()
+	cp := l.cfg.Policy.Capacity
+	cp.Budget = budget
+	pp := l.cfg.Policy.Placement
+	pp.MayLaunch = capacity.MayLaunch(*s, cp)
+	placing := placement.Decide(*s, scaling.Decide(*s, now), now, pp)
+	room := capacity.Decide(*s, placing.Unplaced, now, cp)
+	return plan{actions: append(placing.Actions, room.Actions...), blocked: room.Blocked}, nil
 }
 
 // commit makes durable what must be before it is acted upon: instances and the
@@ -213,9 +228,21 @@ func (l *Loop) ensureInstances(ctx context.Context, w *world, p plan) error {
 			errs = append(errs, l.cfg.Fleet.Terminate(ctx, id))
 		case in.State == controlplane.InstanceTerminating:
 			errs = append(errs, l.forget(ctx, id))
+			l.Nudge() // there may be room for another now
+		case !there && vanished(&in) && !l.cfg.Policy.Capacity.Keep:
+			l.log.WarnContext(ctx, "an instance vanished from the fleet", "instance", string(id))
+			errs = append(errs, l.forget(ctx, id))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// vanished tells whether an instance that had joined, and that the fleet does
+// not know, is not heard either: it was ended behind our back, and must not
+// count against any limit for ever.
+func vanished(in *controlplane.Instance) bool {
+	joined := in.State == controlplane.InstanceRunning || in.State == controlplane.InstanceDraining
+	return joined && (in.Observed == nil || !in.Observed.Connected)
 }
 
 // wanted is the instances as they should be once the plan is done.
@@ -278,7 +305,6 @@ func (l *Loop) forget(ctx context.Context, id controlplane.InstanceID) error {
 		}
 	}
 	l.log.InfoContext(ctx, "instance is gone", "instance", string(id))
-	l.Nudge()
 	return nil
 }
 
