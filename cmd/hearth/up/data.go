@@ -20,9 +20,27 @@ const (
 	pidFileName  = "control.pid"
 )
 
+// keepMark in the lock file says that the run which wrote it keeps the store.
+const keepMark = "keep-data"
+
+// disposable refuses a data directory whose store would be removed at the end
+// although no hearth up made it to be removed: that of a hearth-control that
+// ran by itself, or of a run with --keep-data. Errors: FailedPrecondition.
+func disposable(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, "hearth.db")); err != nil {
+		return nil //nolint:nilerr // no store, nothing to lose
+	}
+	left, err := os.ReadFile(filepath.Join(dir, lockFileName)) //nolint:gosec // G304: in the data directory
+	if err == nil && !strings.Contains(string(left), keepMark) {
+		return nil // that of a run that was killed
+	}
+	return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
+		"%s holds a store that is meant to last, and hearth up removes everything when it stops; say --keep-data to keep it, or give another --data-dir", dir))
+}
+
 // lockDir makes the data directory ours until unlock is called, which also
 // removes what is left of it if it is empty.
-func lockDir(dir string) (unlock func(), err error) {
+func lockDir(dir string, keep bool) (unlock func(), err error) {
 	fail := func(err error) (func(), error) {
 		return nil, fmt.Errorf("locking %s: %w: %w", dir, err, errdefs.ErrUnavailable)
 	}
@@ -37,8 +55,8 @@ func lockDir(dir string) (unlock func(), err error) {
 		}
 		err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil && stillAt(path, file) {
-			note(file)
-			return func() { release(file, dir) }, nil
+			note(file, keep)
+			return func() { release(file, dir, keep) }, nil
 		}
 		_ = file.Close()
 		switch {
@@ -48,7 +66,7 @@ func lockDir(dir string) (unlock func(), err error) {
 		case time.Since(begun) > 300*time.Millisecond:
 			owner, _ := os.ReadFile(path) //nolint:gosec // in the data directory
 			return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
-				"another hearth up (process %s) uses %s; give this one another --data-dir", strings.TrimSpace(string(owner)), dir))
+				"another hearth up (process %s) uses %s; give this one another --data-dir", firstWord(string(owner)), dir))
 		}
 	}
 }
@@ -63,13 +81,27 @@ func stillAt(path string, file *os.File) bool {
 	return err == nil && os.SameFile(there, ours)
 }
 
-func note(file *os.File) {
+// note says in the lock file who has it.
+func note(file *os.File, keep bool) {
+	text := strconv.Itoa(os.Getpid())
+	if keep {
+		text += " " + keepMark
+	}
 	_ = file.Truncate(0)
-	_, _ = file.WriteString(strconv.Itoa(os.Getpid()) + "\n")
+	_, _ = file.WriteString(text + "\n")
 }
 
-func release(file *os.File, dir string) {
-	_ = os.Remove(file.Name())
+func firstWord(s string) string {
+	word, _, _ := strings.Cut(strings.TrimSpace(s), " ")
+	return word
+}
+
+// release gives the data directory up. If a store is left that should have been
+// removed, the lock file stays beside it: the next run may finish.
+func release(file *os.File, dir string, keep bool) {
+	if _, err := os.Stat(filepath.Join(dir, "hearth.db")); keep || err != nil {
+		_ = os.Remove(file.Name())
+	}
 	_ = unix.Flock(int(file.Fd()), unix.LOCK_UN)
 	_ = file.Close()
 	_ = os.Remove(dir) // only if it is empty

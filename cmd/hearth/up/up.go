@@ -89,12 +89,18 @@ const (
 
 // Run works until a signal or the end of ctx, and returns when everything is
 // taken down. Errors: FailedPrecondition when another one uses the same data
-// directory or an address is taken; Unavailable when something is left.
+// directory, when that holds a store that is meant to last, or when an address
+// is taken; Unavailable when something is left.
 func Run(ctx context.Context, cfg Config) error {
 	cfg.StopTimeout = cmp.Or(cfg.StopTimeout, 30*time.Second)
 	cfg.TakeDownTimeout = cmp.Or(cfg.TakeDownTimeout, 3*time.Minute)
 	u := &runner{cfg: cfg}
-	unlock, err := lockDir(cfg.DataDir)
+	if !cfg.KeepData {
+		if err := disposable(cfg.DataDir); err != nil {
+			return err
+		}
+	}
+	unlock, err := lockDir(cfg.DataDir, cfg.KeepData)
 	if err != nil {
 		return err
 	}

@@ -439,6 +439,7 @@ func TestTakenAddressIsNamedBeforeAnythingStarts(t *testing.T) {
 	cfg.Addresses.Operators = lis.Addr().String()
 	cfg.Stdout, cfg.Stderr = os.Stdout, os.Stderr
 	must(os.WriteFile(filepath.Join(cfg.DataDir, "hearth.db"), nil, 0o600))
+	must(os.WriteFile(filepath.Join(cfg.DataDir, lockFileName), []byte("1\n"), 0o600)) // of a run that was killed
 	err = Run(t.Context(), cfg)
 	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "--operator-listen: ") {
 		t.Errorf("got %v, want it to name --operator-listen", err)
