@@ -267,6 +267,8 @@ func (a *Agent) assemble() error {
 		Changed: a.session.Nudge,
 		Region:  a.cfg.Region,
 		Log:     a.cfg.Log,
+
+		Credentials: withCredentials,
 	})
 	a.sampler = sampler.New(sampler.Config{
 		Targets: a.targets,

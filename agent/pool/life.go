@@ -117,6 +117,18 @@ func (p *Pool) bringUp(ctx context.Context, in *incarnation, serve func(net.List
 	return release, p.awaitReady(ctx, in)
 }
 
+// pull makes an image available, with the host's credentials if it came with
+// none.
+func (p *Pool) pull(ctx context.Context, image agent.Image) (sandbox.ImageConfig, error) {
+	if p.cfg.Credentials != nil {
+		var err error
+		if image, err = p.cfg.Credentials(image); err != nil {
+			return sandbox.ImageConfig{}, err
+		}
+	}
+	return p.cfg.Runtime.Pull(ctx, sandbox.Image{Ref: image.Ref, Username: image.Username, Password: image.Password})
+}
+
 // prepare fetches image and code and makes the spec.
 func (p *Pool) prepare(ctx context.Context, in *incarnation) (sandbox.Spec, func(), error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, fetchLimit, errFetchTooLong)
@@ -125,7 +137,7 @@ func (p *Pool) prepare(ctx context.Context, in *incarnation) (sandbox.Spec, func
 	if err := validate(a); err != nil {
 		return sandbox.Spec{}, release, err
 	}
-	image, err := p.cfg.Runtime.Pull(ctx, sandbox.Image{Ref: a.Image.Ref, Username: a.Image.Username, Password: a.Image.Password})
+	image, err := p.pull(ctx, a.Image)
 	if err != nil {
 		return sandbox.Spec{}, release, pullError(err)
 	}

@@ -86,6 +86,8 @@ type Config struct {
 	// Changed is told when the report would look different. It must not block or
 	// call back. Optional.
 	Changed func()
+	// Credentials adds the host's credentials for an image's registry. Optional.
+	Credentials func(agent.Image) (agent.Image, error)
 	// Region is what functions see as AWS_REGION.
 	Region string
 	// Starts is how many sandboxes are created at once; zero means 4.
