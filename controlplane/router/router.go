@@ -80,6 +80,13 @@ type Table struct {
 	Functions map[controlplane.FunctionName]*Function
 }
 
+func (t *Table) version(f controlplane.FunctionName, q controlplane.Qualifier) *Version {
+	if f := t.Functions[f]; f != nil {
+		return f.Versions[q]
+	}
+	return nil
+}
+
 // Function is one function's part of the table.
 type Function struct {
 	ARN string
@@ -134,8 +141,17 @@ func (r *Router) Swap(t *Table) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	loads := make(map[controlplane.EnvironmentID]*atomic.Int64, len(r.loads))
-	for _, f := range t.Functions {
-		for _, v := range f.Versions {
+	for id, load := range r.loads {
+		if load.Load() > 0 { // it may be back before its invokes are done
+			loads[id] = load
+		}
+	}
+	last := r.table.Load()
+	for name, f := range t.Functions {
+		for q, v := range f.Versions {
+			if old := last.version(name, q); old != nil {
+				v.turn.Store(old.turn.Load())
+			}
 			for i := range v.Endpoints {
 				e := &v.Endpoints[i]
 				load := r.loads[e.Environment]

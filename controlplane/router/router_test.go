@@ -228,16 +228,44 @@ func TestLoadSurvivesATableSwap(t *testing.T) {
 		return <-arrived
 	}
 	first := invoke()
-	for range 5 { // whatever the turn, the loaded one is avoided
+	swap := func(envs ...controlplane.EnvironmentID) {
 		r.Swap(&router.Table{Functions: map[controlplane.FunctionName]*router.Function{
-			"f": {ARN: "arn:f", Versions: map[controlplane.Qualifier]*router.Version{"1": active("e-1", "e-2")}},
+			"f": {ARN: "arn:f", Versions: map[controlplane.Qualifier]*router.Version{"1": active(envs...)}},
 		}})
+	}
+	swap() // its agent was away for a moment
+	for range 5 { // whatever the turn, the loaded one is avoided
+		swap("e-1", "e-2")
 	}
 	if second := invoke(); second == first {
 		t.Errorf("both invokes went to %s", first)
 	}
 	close(hold)
 	wg.Wait()
+}
+
+// The loop swaps tables once a second: callers that come less often must take
+// turns all the same.
+func TestTurnsSurviveATableSwap(t *testing.T) {
+	t.Parallel()
+	s := &script{answer: func(controlplane.EnvironmentID) error { return nil }}
+	versions := func() map[controlplane.Qualifier]*router.Version {
+		return map[controlplane.Qualifier]*router.Version{"1": active("e-1", "e-2", "e-3")}
+	}
+	r := newRouter(t, s, versions())
+	called := map[controlplane.EnvironmentID]int{}
+	for range 6 {
+		if _, err := r.Invoke(t.Context(), controlplane.InvokeRequest{Function: "f", Qualifier: "1"}); err != nil {
+			t.Fatal(err)
+		}
+		r.Swap(&router.Table{Functions: map[controlplane.FunctionName]*router.Function{"f": {Versions: versions()}}})
+	}
+	for _, e := range s.calls {
+		called[e]++
+	}
+	if called["e-1"] != 2 || called["e-2"] != 2 || called["e-3"] != 2 {
+		t.Errorf("calls %v, want two of each", called)
+	}
 }
 
 func TestInvokeAllocatesLittle(t *testing.T) {
