@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"unicode/utf8"
 
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
 
@@ -168,7 +169,7 @@ func checkPayload(req *controlplane.InvokeRequest) error {
 		req.Payload = []byte("{}")
 		return nil
 	}
-	if !json.Valid(req.Payload) {
+	if !utf8.Valid(req.Payload) || !json.Valid(req.Payload) { // json takes any bytes in a string
 		return &exception{
 			name: "InvalidRequestContentException", status: http.StatusBadRequest,
 			message: "Could not parse request body into json: the payload is not valid JSON",

@@ -84,6 +84,11 @@ func TestInvokesAreRefusedAsAWSDoes(t *testing.T) {
 			nil, "InvalidRequestContentException",
 			"Could not parse request body into json: the payload is not valid JSON", 400,
 		},
+		"no UTF-8": {
+			lambda.InvokeInput{Payload: []byte("\"\xff\"")},
+			nil, "InvalidRequestContentException",
+			"Could not parse request body into json: the payload is not valid JSON", 400,
+		},
 		"a client context that is no base64": {
 			lambda.InvokeInput{ClientContext: aws.String("{}")},
 			nil, "InvalidRequestContentException",
