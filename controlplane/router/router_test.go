@@ -233,7 +233,7 @@ func TestLoadSurvivesATableSwap(t *testing.T) {
 			"f": {ARN: "arn:f", Versions: map[controlplane.Qualifier]*router.Version{"1": active(envs...)}},
 		}})
 	}
-	swap() // its agent was away for a moment
+	swap()        // its agent was away for a moment
 	for range 5 { // whatever the turn, the loaded one is avoided
 		swap("e-1", "e-2")
 	}
