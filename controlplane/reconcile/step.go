@@ -217,24 +217,30 @@ func (l *Loop) ensureInstances(ctx context.Context, w *world, p plan) error {
 	}
 	var errs []error
 	for id, in := range l.wanted(w, p) {
-		if in.Fleet != l.cfg.Fleet.Name() {
-			continue
-		}
-		there := slices.Contains(exist, id)
-		switch {
-		case in.State == controlplane.InstanceLaunching && !there && !l.cfg.Policy.Capacity.Keep:
-			errs = append(errs, l.launch(ctx, in, w.now))
-		case in.State == controlplane.InstanceTerminating && there:
-			errs = append(errs, l.cfg.Fleet.Terminate(ctx, id))
-		case in.State == controlplane.InstanceTerminating:
-			errs = append(errs, l.forget(ctx, id))
-			l.Nudge() // there may be room for another now
-		case !there && vanished(&in) && !l.cfg.Policy.Capacity.Keep:
-			l.log.WarnContext(ctx, "an instance vanished from the fleet", "instance", string(id))
-			errs = append(errs, l.forget(ctx, id))
+		if in.Fleet == l.cfg.Fleet.Name() {
+			errs = append(errs, l.ensure(ctx, in, slices.Contains(exist, id), w.now))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// ensure does what one instance still needs; there says whether the fleet has
+// it.
+func (l *Loop) ensure(ctx context.Context, in controlplane.Instance, there bool, now time.Time) error {
+	ours := !l.cfg.Policy.Capacity.Keep
+	switch {
+	case in.State == controlplane.InstanceLaunching && !there && ours:
+		return l.launch(ctx, in, now)
+	case in.State == controlplane.InstanceTerminating && there:
+		return l.cfg.Fleet.Terminate(ctx, in.ID)
+	case in.State == controlplane.InstanceTerminating:
+		l.Nudge() // there may be room for another once it is forgotten
+		return l.forget(ctx, in.ID)
+	case !there && ours && vanished(&in):
+		l.log.WarnContext(ctx, "an instance vanished from the fleet", "instance", string(in.ID))
+		return l.forget(ctx, in.ID)
+	}
+	return nil
 }
 
 // vanished tells whether an instance that had joined, and that the fleet does

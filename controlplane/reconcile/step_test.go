@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -141,7 +142,7 @@ func TestADrainIsNotLostToAnInstanceThatJoins(t *testing.T) {
 // returns soon.
 func expired(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, errors.New("no loop runs"))
 	t.Cleanup(cancel)
 	return ctx
 }
