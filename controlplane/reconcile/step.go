@@ -91,8 +91,23 @@ func (l *Loop) decideOne(s *controlplane.Snapshot, budget int, now time.Time) (p
 	pp := l.cfg.Policy.Placement
 	pp.MayLaunch = capacity.MayLaunch(*s, cp)
 	placing := placement.Decide(*s, scaling.Decide(*s, now), now, pp)
-	room := capacity.Decide(*s, placing.Unplaced, now, cp)
+	room := capacity.Decide(after(*s, placing.Actions), placing.Unplaced, now, cp)
 	return plan{actions: append(placing.Actions, room.Actions...), blocked: room.Blocked}, nil
+}
+
+// after is s as it will be once the environments of a plan are started: an
+// instance that just got one is not idle.
+func after(s controlplane.Snapshot, actions []controlplane.Action) controlplane.Snapshot {
+	s.Environments = slices.Clip(s.Environments)
+	for _, a := range actions {
+		if a, ok := a.(controlplane.StartEnvironment); ok {
+			s.Environments = append(s.Environments, controlplane.Environment{
+				ID: a.Environment, Provider: s.Provider.Name, Function: a.Function, Qualifier: a.Qualifier, Revision: a.Revision,
+				Instance: a.Instance, Size: a.Size, State: controlplane.EnvironmentPending,
+			})
+		}
+	}
+	return s
 }
 
 // commit makes durable what must be before it is acted upon: instances and the

@@ -187,6 +187,41 @@ func TestAPanicOfADeciderCostsOneProviderOneStep(t *testing.T) {
 	}
 }
 
+func TestAnIdleInstanceThatGetsAnEnvironmentStays(t *testing.T) {
+	t.Parallel()
+	l := stepper(t, fake.New(fake.Config{}))
+	put(t, l, published)
+	now := time.Now()
+	w, err := l.observe(t.Context(), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := l.snapshots(w)[0]
+	s.Instances = []controlplane.Instance{{
+		ID: "i-idle", Zone: "a", State: controlplane.InstanceRunning, Size: l.cfg.Policy.Capacity.Size,
+		Observed: &controlplane.InstanceObservation{
+			Connected: true, Allocatable: l.cfg.Policy.Capacity.Size, HeardAt: now, EmptySince: now.Add(-l.cfg.Policy.Capacity.IdleAfter),
+		},
+	}}
+	p, err := l.decide([]controlplane.Snapshot{s}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := 0
+	for _, a := range p.actions {
+		switch a := a.(type) {
+		case controlplane.StartEnvironment:
+			started++
+		case controlplane.TerminateInstance:
+			t.Errorf("the instance is terminated (%s) while environments start on it", a.Reason)
+		case controlplane.StopEnvironment, controlplane.LaunchInstance:
+		}
+	}
+	if started == 0 {
+		t.Error("no environment was placed on the idle instance")
+	}
+}
+
 func TestWhatAnAgentHasNotSaidYetIsUnknown(t *testing.T) {
 	t.Parallel()
 	p := &placed{Placement: controlplane.Placement{Instance: "i-1", Draining: true, Assignment: controlplane.Assignment{Environment: "e-1"}}}
