@@ -24,6 +24,7 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -196,8 +197,11 @@ func (l *Loop) Nudge() {
 
 // Changed asks for a step and waits until one that began after the call is
 // done, so that what was written before is in the routing table; or until ctx
-// is done.
+// is done. It waits changedLimit at most: a fleet that is slow to answer, or a
+// loop that stopped, must not hold an API call.
 func (l *Loop) Changed(ctx context.Context) {
+	ctx, cancel := context.WithTimeoutCause(ctx, changedLimit, errSlowStep)
+	defer cancel()
 	w := make(chan struct{})
 	l.mu.Lock()
 	l.waiters = append(l.waiters, w)
@@ -221,6 +225,11 @@ func (l *Loop) takeWaiters() []chan struct{} {
 func (l *Loop) Snapshots(context.Context) ([]controlplane.Snapshot, error) {
 	return *l.last.Load(), nil
 }
+
+// changedLimit bounds the wait of Changed.
+const changedLimit = 2 * time.Second
+
+var errSlowStep = errors.New("the reconcile step took too long")
 
 // Ready tells whether a step has succeeded, so that the routing table is filled.
 func (l *Loop) Ready() bool { return l.ready.Load() }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.opentelemetry.io/otel/metric/noop"
@@ -171,10 +172,17 @@ type rig struct {
 	stop   func()
 }
 
-func newRig(t *testing.T) *rig {
+// bubble runs a test in virtual time.
+func bubble(t *testing.T, test func(r *rig)) {
+	t.Helper()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) { test(newRig(t, dir)) })
+}
+
+func newRig(t *testing.T, dir string) *rig {
 	t.Helper()
 	r := &rig{t: t, agents: newAgents(), routes: &tables{}}
-	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "hearth.db"))
+	db, err := sqlite.Open(t.Context(), filepath.Join(dir, "hearth.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,39 +313,41 @@ func equal(a, b map[string]int) bool {
 
 func TestPublishLaunchesOneInstanceAZoneAndBecomesActive(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	r.provider(400, "a", "b", "c")
-	r.publish("r1", nil)
-	r.eventually("Active", r.state(controlplane.VersionActive))
-	if got, want := r.agents.running(), spread("r1", "a", "b", "c"); !equal(got, want) {
-		t.Errorf("runs %v, want %v", got, want)
-	}
-	r.eventually("three routes", func() bool {
-		v := r.routes.version()
-		return v != nil && v.State == controlplane.VersionActive && len(v.Endpoints) == 3
+	bubble(t, func(r *rig) {
+		r.provider(400, "a", "b", "c")
+		r.publish("r1", nil)
+		r.eventually("Active", r.state(controlplane.VersionActive))
+		if got, want := r.agents.running(), spread("r1", "a", "b", "c"); !equal(got, want) {
+			r.t.Errorf("runs %v, want %v", got, want)
+		}
+		r.eventually("three routes", func() bool {
+			v := r.routes.version()
+			return v != nil && v.State == controlplane.VersionActive && len(v.Endpoints) == 3
+		})
 	})
 }
 
 func TestRestartTakesOverWhatRuns(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	r.provider(400, "a", "b", "c")
-	r.publish("r1", nil)
-	r.eventually("Active", r.state(controlplane.VersionActive))
-	before, launches := r.environments(), r.cloud.Launches()
-	r.stop()
-	r.start()
-	r.eventually("routes of the new process", func() bool {
-		v := r.routes.version()
-		return r.loop.Ready() && v != nil && len(v.Endpoints) == 3
+	bubble(t, func(r *rig) {
+		r.provider(400, "a", "b", "c")
+		r.publish("r1", nil)
+		r.eventually("Active", r.state(controlplane.VersionActive))
+		before, launches := r.environments(), r.cloud.Launches()
+		r.stop()
+		r.start()
+		r.eventually("routes of the new process", func() bool {
+			v := r.routes.version()
+			return r.loop.Ready() && v != nil && len(v.Endpoints) == 3
+		})
+		r.loop.Changed(r.t.Context())
+		if after := r.environments(); !slices.Equal(before, after) {
+			r.t.Errorf("environments were %v and are %v", before, after)
+		}
+		if n := r.cloud.Launches(); n != launches {
+			r.t.Errorf("%d instances were launched by the restart", n-launches)
+		}
 	})
-	r.loop.Changed(t.Context())
-	if after := r.environments(); !slices.Equal(before, after) {
-		t.Errorf("environments were %v and are %v", before, after)
-	}
-	if n := r.cloud.Launches(); n != launches {
-		t.Errorf("%d instances were launched by the restart", n-launches)
-	}
 }
 
 func (r *rig) environments() []controlplane.EnvironmentID {
@@ -355,194 +365,202 @@ func (r *rig) environments() []controlplane.EnvironmentID {
 
 func TestInvariant1_BlindIsNotEmpty(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	r.provider(400, "a", "b", "c")
-	r.publish("r1", nil)
-	r.eventually("Active", r.state(controlplane.VersionActive))
-	r.stop()
-	launches := r.cloud.Launches()
-	ids := r.agents.ids()
-	for _, id := range ids {
-		r.agents.connect(id, false)
-	}
-	r.start()
-	r.eventually("a first step", r.loop.Ready)
-	for range 10 { // many steps, none of which may launch
-		r.loop.Changed(t.Context())
-	}
-	if n := r.cloud.Launches(); n != launches {
-		t.Fatalf("%d instances were launched while blind", n-launches)
-	}
-	for _, id := range ids {
-		r.agents.connect(id, true)
-	}
-	r.eventually("routes", func() bool {
-		v := r.routes.version()
-		return v != nil && len(v.Endpoints) == 3
+	bubble(t, func(r *rig) {
+		r.provider(400, "a", "b", "c")
+		r.publish("r1", nil)
+		r.eventually("Active", r.state(controlplane.VersionActive))
+		r.stop()
+		launches := r.cloud.Launches()
+		ids := r.agents.ids()
+		for _, id := range ids {
+			r.agents.connect(id, false)
+		}
+		r.start()
+		r.eventually("a first step", r.loop.Ready)
+		for range 10 { // many steps, none of which may launch
+			r.loop.Changed(r.t.Context())
+		}
+		if n := r.cloud.Launches(); n != launches {
+			r.t.Fatalf("%d instances were launched while blind", n-launches)
+		}
+		for _, id := range ids {
+			r.agents.connect(id, true)
+		}
+		r.eventually("routes", func() bool {
+			v := r.routes.version()
+			return v != nil && len(v.Endpoints) == 3
+		})
+		if n := r.cloud.Launches(); n != launches {
+			r.t.Errorf("%d instances were launched although all came back", n-launches)
+		}
 	})
-	if n := r.cloud.Launches(); n != launches {
-		t.Errorf("%d instances were launched although all came back", n-launches)
-	}
 }
 
 func TestALostInstanceIsReplaced(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	r.provider(400, "a", "b", "c")
-	r.publish("r1", nil)
-	r.eventually("Active", r.state(controlplane.VersionActive))
-	lost := r.agents.ids()[0]
-	r.agents.connect(lost, false)
-	r.eventually("a replacement", func() bool {
-		v := r.routes.version()
-		return r.cloud.Launches() == 4 && len(v.Endpoints) == 3 &&
-			!slices.ContainsFunc(v.Endpoints, func(e router.Endpoint) bool { return e.Instance == lost })
+	bubble(t, func(r *rig) {
+		r.provider(400, "a", "b", "c")
+		r.publish("r1", nil)
+		r.eventually("Active", r.state(controlplane.VersionActive))
+		lost := r.agents.ids()[0]
+		r.agents.connect(lost, false)
+		r.eventually("a replacement", func() bool {
+			v := r.routes.version()
+			return r.cloud.Launches() == 4 && len(v.Endpoints) == 3 &&
+				!slices.ContainsFunc(v.Endpoints, func(e router.Endpoint) bool { return e.Instance == lost })
+		})
 	})
 }
 
 func TestRepublishRollsNewFirst(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	r.provider(400, "a", "b", "c")
-	r.publish("r1", nil)
-	r.eventually("Active", r.state(controlplane.VersionActive))
-	old := r.version()
-	serving := old.Publication()
-	r.agents.mu.Lock()
-	r.agents.fail["r2"] = "FunctionError.RuntimeInitError"
-	r.agents.mu.Unlock()
-	republish := func(rev controlplane.Revision) {
-		r.publish(rev, func(v *controlplane.Version) {
-			v.State, v.Update, v.Serving = controlplane.VersionActive, controlplane.UpdateInProgress, &serving
+	bubble(t, func(r *rig) {
+		r.provider(400, "a", "b", "c")
+		r.publish("r1", nil)
+		r.eventually("Active", r.state(controlplane.VersionActive))
+		old := r.version()
+		serving := old.Publication()
+		r.agents.mu.Lock()
+		r.agents.fail["r2"] = "FunctionError.RuntimeInitError"
+		r.agents.mu.Unlock()
+		republish := func(rev controlplane.Revision) {
+			r.publish(rev, func(v *controlplane.Version) {
+				v.State, v.Update, v.Serving = controlplane.VersionActive, controlplane.UpdateInProgress, &serving
+			})
+		}
+		republish("r2")
+		r.eventually("the failed update", func() bool { return r.version().Update == controlplane.UpdateFailed })
+		r.eventually("only the old one", func() bool { return equal(r.agents.running(), spread("r1", "a", "b", "c")) })
+		if v := r.routes.version(); v.State != controlplane.VersionActive || len(v.Endpoints) != 3 {
+			r.t.Errorf("after a failed update the routes are %+v, want the old environments", v)
+		}
+		republish("r3")
+		r.eventually("the update", func() bool {
+			v := r.version()
+			return v.Update == controlplane.UpdateSuccessful && v.Serving == nil
 		})
-	}
-	republish("r2")
-	r.eventually("the failed update", func() bool { return r.version().Update == controlplane.UpdateFailed })
-	r.eventually("only the old one", func() bool { return equal(r.agents.running(), spread("r1", "a", "b", "c")) })
-	if v := r.routes.version(); v.State != controlplane.VersionActive || len(v.Endpoints) != 3 {
-		t.Errorf("after a failed update the routes are %+v, want the old environments", v)
-	}
-	republish("r3")
-	r.eventually("the update", func() bool {
-		v := r.version()
-		return v.Update == controlplane.UpdateSuccessful && v.Serving == nil
+		r.eventually("only the new one", func() bool { return equal(r.agents.running(), spread("r3", "a", "b", "c")) })
 	})
-	r.eventually("only the new one", func() bool { return equal(r.agents.running(), spread("r3", "a", "b", "c")) })
 }
 
 func TestAFunctionThatCannotStartFailsWithItsReason(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	r.provider(400, "a")
-	r.agents.fail["r1"] = "FunctionError.InvalidEntryPoint"
-	r.publish("r1", nil)
-	r.eventually("Failed", r.state(controlplane.VersionFailed))
-	if v := r.version(); v.ReasonCode != "FunctionError.InvalidEntryPoint" || v.Reason != "it printed: boom" {
-		t.Errorf("got %s: %q", v.ReasonCode, v.Reason)
-	}
-	r.eventually("nothing left running", func() bool { return len(r.environments()) == 0 })
+	bubble(t, func(r *rig) {
+		r.provider(400, "a")
+		r.agents.fail["r1"] = "FunctionError.InvalidEntryPoint"
+		r.publish("r1", nil)
+		r.eventually("Failed", r.state(controlplane.VersionFailed))
+		if v := r.version(); v.ReasonCode != "FunctionError.InvalidEntryPoint" || v.Reason != "it printed: boom" {
+			r.t.Errorf("got %s: %q", v.ReasonCode, v.Reason)
+		}
+		r.eventually("nothing left running", func() bool { return len(r.environments()) == 0 })
+	})
 }
 
 func TestMaxVCPUFailsThePublishUntilItIsRaised(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	r.provider(2, "a", "b", "c")
-	r.publish("r1", nil)
-	r.eventually("Failed", func() bool {
-		v := r.version()
-		return v.State == controlplane.VersionFailed && v.ReasonCode == "CapacityProviderScalingLimitExceeded"
+	bubble(t, func(r *rig) {
+		r.provider(2, "a", "b", "c")
+		r.publish("r1", nil)
+		r.eventually("Failed", func() bool {
+			v := r.version()
+			return v.State == controlplane.VersionFailed && v.ReasonCode == "CapacityProviderScalingLimitExceeded"
+		})
+		r.update(func(w store.Writer) error {
+			p, err := w.Provider("p")
+			p.MaxVCPU = 400
+			return errors.Join(err, w.PutProvider(p))
+		})
+		r.eventually("Active by itself", r.state(controlplane.VersionActive))
 	})
-	r.update(func(w store.Writer) error {
-		p, err := w.Provider("p")
-		p.MaxVCPU = 400
-		return errors.Join(err, w.PutProvider(p))
-	})
-	r.eventually("Active by itself", r.state(controlplane.VersionActive))
 }
 
 func TestDeletionLeavesNothing(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	r.provider(400, "a", "b", "c")
-	r.publish("r1", nil)
-	r.eventually("Active", r.state(controlplane.VersionActive))
-	r.update(func(w store.Writer) error {
-		f, err := w.Function("f")
-		f.Deleting = true
-		v, verr := w.Version("f", controlplane.LatestPublished)
-		v.State = controlplane.VersionDeleting
-		p, perr := w.Provider("p")
-		p.State = controlplane.ProviderDeleting
-		return errors.Join(err, verr, perr, w.PutFunction(f), w.PutVersion(v), w.PutProvider(p))
-	})
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		var left int
-		err := r.db.View(t.Context(), func(rd store.Reader) error {
-			p, err := rd.Providers()
-			f, ferr := rd.Functions()
-			v, verr := rd.Versions("")
-			in, ierr := rd.Instances()
-			left = len(p) + len(f) + len(v) + len(in)
-			return errors.Join(err, ferr, verr, ierr)
+	bubble(t, func(r *rig) {
+		r.provider(400, "a", "b", "c")
+		r.publish("r1", nil)
+		r.eventually("Active", r.state(controlplane.VersionActive))
+		r.update(func(w store.Writer) error {
+			f, err := w.Function("f")
+			f.Deleting = true
+			v, verr := w.Version("f", controlplane.LatestPublished)
+			v.State = controlplane.VersionDeleting
+			p, perr := w.Provider("p")
+			p.State = controlplane.ProviderDeleting
+			return errors.Join(err, verr, perr, w.PutFunction(f), w.PutVersion(v), w.PutProvider(p))
 		})
-		if err != nil {
-			t.Fatal(err)
+		deadline := time.Now().Add(20 * time.Second)
+		for {
+			var left int
+			err := r.db.View(r.t.Context(), func(rd store.Reader) error {
+				p, err := rd.Providers()
+				f, ferr := rd.Functions()
+				v, verr := rd.Versions("")
+				in, ierr := rd.Instances()
+				left = len(p) + len(f) + len(v) + len(in)
+				return errors.Join(err, ferr, verr, ierr)
+			})
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			exist, err := r.cloud.List(r.t.Context())
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			if left == 0 && len(exist) == 0 {
+				return
+			}
+			if time.Now().After(deadline) {
+				r.t.Fatalf("%d rows and instances %v are left", left, exist)
+			}
+			time.Sleep(2 * time.Millisecond)
 		}
-		exist, err := r.cloud.List(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if left == 0 && len(exist) == 0 {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d rows and instances %v are left", left, exist)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
+	})
 }
 
 func TestDrainMovesEnvironmentsFirst(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	r.provider(400, "a")
-	r.publish("r1", func(v *controlplane.Version) { v.Scaling = &controlplane.ScalingConfig{Min: 1} })
-	r.eventually("Active", r.state(controlplane.VersionActive))
-	old := r.agents.ids()[0]
-	if err := r.loop.DrainInstance(t.Context(), old); err != nil {
-		t.Fatal(err)
-	}
-	r.eventually("the move", func() bool {
-		v := r.routes.version()
-		return len(v.Endpoints) == 1 && v.Endpoints[0].Instance != old
+	bubble(t, func(r *rig) {
+		r.provider(400, "a")
+		r.publish("r1", func(v *controlplane.Version) { v.Scaling = &controlplane.ScalingConfig{Min: 1} })
+		r.eventually("Active", r.state(controlplane.VersionActive))
+		old := r.agents.ids()[0]
+		if err := r.loop.DrainInstance(r.t.Context(), old); err != nil {
+			r.t.Fatal(err)
+		}
+		r.eventually("the move", func() bool {
+			v := r.routes.version()
+			return len(v.Endpoints) == 1 && v.Endpoints[0].Instance != old
+		})
+		r.eventually("the end of the drained instance", func() bool { return !slices.Contains(r.agents.ids(), old) })
+		if err := r.loop.DrainInstance(r.t.Context(), "i-nope"); err == nil {
+			r.t.Error("draining an unknown instance succeeded")
+		}
 	})
-	r.eventually("the end of the drained instance", func() bool { return !slices.Contains(r.agents.ids(), old) })
-	if err := r.loop.DrainInstance(t.Context(), "i-nope"); err == nil {
-		t.Error("draining an unknown instance succeeded")
-	}
 }
 
 // TestAnAgentThatRefusesIsToldThatItIsMeant: it refuses a set that
 // stops all it runs, until the set says that this is meant.
 func TestAnAgentThatRefusesIsToldThatItIsMeant(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	r.provider(400, "a")
-	r.publish("r1", func(v *controlplane.Version) { v.Scaling = &controlplane.ScalingConfig{Min: 2} })
-	r.eventually("Active", r.state(controlplane.VersionActive))
-	id := r.agents.ids()[0]
-	r.agents.mu.Lock()
-	h := r.agents.present[id]
-	h.Refused, h.Epoch, h.Generation = "it stops 2 of 2 environments", 0, 0
-	before := r.agents.sets[id]
-	r.agents.mu.Unlock()
-	r.loop.Nudge()
-	r.eventually("a set that says so", func() bool {
+	bubble(t, func(r *rig) {
+		r.provider(400, "a")
+		r.publish("r1", func(v *controlplane.Version) { v.Scaling = &controlplane.ScalingConfig{Min: 2} })
+		r.eventually("Active", r.state(controlplane.VersionActive))
+		id := r.agents.ids()[0]
 		r.agents.mu.Lock()
-		defer r.agents.mu.Unlock()
-		s := r.agents.sets[id]
-		return s.Generation > before.Generation && s.Intent == controlplane.StopDelete && len(s.Environments) == 2
+		h := r.agents.present[id]
+		h.Refused, h.Epoch, h.Generation = "it stops 2 of 2 environments", 0, 0
+		before := r.agents.sets[id]
+		r.agents.mu.Unlock()
+		r.loop.Nudge()
+		r.eventually("a set that says so", func() bool {
+			r.agents.mu.Lock()
+			defer r.agents.mu.Unlock()
+			s := r.agents.sets[id]
+			return s.Generation > before.Generation && s.Intent == controlplane.StopDelete && len(s.Environments) == 2
+		})
 	})
 }
 
@@ -550,13 +568,27 @@ func TestAnAgentThatRefusesIsToldThatItIsMeant(t *testing.T) {
 // way a crash right after them would.
 func TestLostLaunchRepliesAreRepaired(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	r.cloud.LoseReplies(3)
-	r.provider(400, "a", "b", "c")
-	r.publish("r1", nil)
-	r.eventually("Active", r.state(controlplane.VersionActive))
-	exist, err := r.cloud.List(t.Context())
-	if err != nil || len(exist) != 3 {
-		t.Errorf("got instances %v, %v; want 3", exist, err)
-	}
+	bubble(t, func(r *rig) {
+		r.cloud.LoseReplies(3)
+		r.provider(400, "a", "b", "c")
+		r.publish("r1", nil)
+		r.eventually("Active", r.state(controlplane.VersionActive))
+		exist, err := r.cloud.List(r.t.Context())
+		if err != nil || len(exist) != 3 {
+			r.t.Errorf("got instances %v, %v; want 3", exist, err)
+		}
+	})
+}
+
+// TestChangedDoesNotWaitForALoopThatStopped, at most its limit.
+func TestChangedDoesNotWaitForALoopThatStopped(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		loop := reconcile.New(reconcile.Config{Logger: slog.New(slog.DiscardHandler)})
+		began := time.Now()
+		loop.Changed(t.Context()) // nothing runs it
+		if d := time.Since(began); d != 2*time.Second {
+			t.Errorf("waited %v, want 2s", d)
+		}
+	})
 }
