@@ -135,8 +135,8 @@ func (c *LocalConfig) validate(fault func(flag, format string, args ...any)) {
 	if c.Memory < minLocalMemory {
 		fault("local-instance-memory", "%d bytes is less than 128 MiB", c.Memory)
 	}
-	if c.MaxInstances < 0 {
-		fault("local-max-instances", "%d is negative", c.MaxInstances)
+	if c.MaxInstances < 1 {
+		fault("local-max-instances", "%d leaves no instance to run anything on", c.MaxInstances)
 	}
 	if _, err := netip.ParsePrefix(c.SubnetPool); err != nil {
 		fault("local-subnet-pool", "%v", err)

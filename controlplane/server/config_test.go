@@ -44,7 +44,7 @@ func TestEachMistakeNamesItsFlag(t *testing.T) {
 		{"--runtime-image", func(c *server.Config) { c.RuntimeImages = map[string]string{"x": ""} }},
 		{"--local-instance-vcpu", func(c *server.Config) { c.Local.VCPU = 0 }},
 		{"--local-instance-memory", func(c *server.Config) { c.Local.Memory = 1 }},
-		{"--local-max-instances", func(c *server.Config) { c.Local.MaxInstances = -1 }},
+		{"--local-max-instances", func(c *server.Config) { c.Local.MaxInstances = 0 }}, // the fleet would take it for its default
 		{"--local-subnet-pool", func(c *server.Config) { c.Local.SubnetPool = "10.0.0.0" }},
 	} {
 		cfg := server.Default()
