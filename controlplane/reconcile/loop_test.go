@@ -281,7 +281,8 @@ func (r *rig) eventually(what string, ok func() bool) {
 	deadline := time.Now().Add(20 * time.Second)
 	for !ok() {
 		if time.Now().After(deadline) {
-			r.t.Fatalf("%s did not happen; version %+v, running %v", what, r.version(), r.agents.running())
+			snaps, _ := r.loop.Snapshots(r.t.Context())
+			r.t.Fatalf("%s did not happen; version %+v, running %v, snapshots %+v", what, r.version(), r.agents.running(), snaps)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
