@@ -72,6 +72,7 @@ type board struct {
 	instances map[controlplane.InstanceID]*controlplane.Instance
 	byPub     map[pub][]*controlplane.Environment
 	out       Decision
+	taken     map[controlplane.EnvironmentID]bool
 	serial    int
 }
 
@@ -96,6 +97,7 @@ func newBoard(s controlplane.Snapshot, now time.Time, p Policy) *board {
 		free:      map[controlplane.InstanceID]controlplane.Resources{},
 		instances: map[controlplane.InstanceID]*controlplane.Instance{},
 		byPub:     map[pub][]*controlplane.Environment{},
+		taken:     map[controlplane.EnvironmentID]bool{},
 	}
 	for i := range s.Instances {
 		in := &s.Instances[i]
@@ -111,6 +113,7 @@ func newBoard(s controlplane.Snapshot, now time.Time, p Policy) *board {
 		e := &s.Environments[i]
 		k := pub{e.Function, e.Qualifier, e.Revision}
 		b.byPub[k] = append(b.byPub[k], e)
+		b.taken[e.ID] = true
 		b.free[e.Instance] = b.free[e.Instance].Minus(e.Size)
 	}
 	return b
@@ -229,20 +232,26 @@ func slack(free controlplane.Resources, in *controlplane.Instance) float64 {
 
 func (b *board) place(t controlplane.Target, in *controlplane.Instance) {
 	b.free[in.ID] = b.free[in.ID].Minus(t.Size)
-	b.serial++
 	b.out.Actions = append(b.out.Actions, controlplane.StartEnvironment{
-		Environment: environmentID(t, in.ID, b.now, b.serial),
+		Environment: b.environmentID(t, in.ID),
 		Function:    t.Function, Qualifier: t.Qualifier, Revision: t.Revision,
 		Instance: in.ID, Size: t.Size, Reason: t.Reason,
 	})
 }
 
-// environmentID is derived from the decision, so that deciding again gives the
-// same one.
-func environmentID(t controlplane.Target, in controlplane.InstanceID, now time.Time, serial int) controlplane.EnvironmentID {
-	h := fnv.New64a()
-	_, _ = fmt.Fprintf(h, "%s\x00%s\x00%s\x00%s\x00%d\x00%d", t.Function, t.Qualifier, t.Revision, in, now.UnixNano(), serial)
-	return controlplane.EnvironmentID(fmt.Sprintf("e-%016x", h.Sum64()))
+// environmentID names an environment after the decision to start it, so that
+// deciding again gives the same name, and never one that is taken.
+func (b *board) environmentID(t controlplane.Target, in controlplane.InstanceID) controlplane.EnvironmentID {
+	for {
+		b.serial++
+		h := fnv.New64a()
+		_, _ = fmt.Fprintf(h, "%s\x00%s\x00%s\x00%s\x00%d\x00%d", t.Function, t.Qualifier, t.Revision, in, b.now.UnixNano(), b.serial)
+		id := controlplane.EnvironmentID(fmt.Sprintf("e-%016x", h.Sum64()))
+		if !b.taken[id] {
+			b.taken[id] = true
+			return id
+		}
+	}
 }
 
 // surplus stops what a target no longer wants.
@@ -342,12 +351,21 @@ func (b *board) finish() {
 		idle := e.State == controlplane.EnvironmentDraining && e.Heat.InFlight == 0
 		dead := e.State == controlplane.EnvironmentFailed || e.State == controlplane.EnvironmentPending
 		late := !e.Since.IsZero() && e.State == controlplane.EnvironmentDraining && b.now.Sub(e.Since) > limit+b.policy.DrainLimit
-		if idle || dead || late {
+		if idle || dead || late || b.silent(e) > limit+b.policy.DrainLimit {
 			b.out.Actions = append(b.out.Actions, controlplane.StopEnvironment{
 				Environment: e.ID, Instance: e.Instance, Reason: controlplane.ReasonDrain,
 			})
 		}
 	}
+}
+
+// silent is how long the agent of e was not heard; 0 while it is connected.
+func (b *board) silent(e *controlplane.Environment) time.Duration {
+	in := b.instances[e.Instance]
+	if in == nil || in.Observed == nil || in.Observed.Connected {
+		return 0
+	}
+	return b.now.Sub(in.Observed.HeardAt)
 }
 
 // maxTimeout is the longest timeout a function may have.

@@ -94,6 +94,11 @@ func TestDecide(t *testing.T) {
 		e.Draining, e.State, e.Heat.InFlight, e.Since = true, controlplane.EnvironmentDraining, inFlight, t0.Add(-since)
 		return e
 	}
+	awayFor := func(id string, since time.Duration) controlplane.Instance {
+		in := instance(id, "a")
+		in.Observed.Connected, in.Observed.HeardAt = false, t0.Add(-since)
+		return in
+	}
 	launching := func(id, zone string, since time.Duration) controlplane.Instance {
 		in := instance(id, zone)
 		in.State, in.Observed, in.CreatedAt = controlplane.InstanceLaunching, nil, t0.Add(-since)
@@ -211,6 +216,14 @@ func TestDecide(t *testing.T) {
 				drained(env("e-late", "i-2", ready), 1, time.Hour),
 			},
 			want: summary{Remove: []string{"e-idle drain", "e-late drain"}},
+		},
+		{
+			name:      "drained on a host that is gone: what it ran must be over",
+			instances: []controlplane.Instance{awayFor("i-1", 16*time.Minute), awayFor("i-2", 15*time.Minute)},
+			envs: []controlplane.Environment{
+				drained(env("e-gone", "i-1", ready), 1, 0), drained(env("e-away", "i-2", ready), 1, 0),
+			},
+			want: summary{Remove: []string{"e-gone drain"}},
 		},
 		{
 			name:      "what serves for a newer publication stays",
