@@ -80,6 +80,7 @@ func Decide(s controlplane.Snapshot, unplaced []controlplane.Unplaced, now time.
 	var d Decision
 	coming := launching(s, now, p)
 	budget, used := p.Budget, vcpus(s)
+	names := newNames(s, now)
 	for _, u := range unplaced {
 		if takeComing(coming[u.Zone], u.Size) {
 			continue
@@ -99,7 +100,7 @@ func Decide(s controlplane.Snapshot, unplaced []controlplane.Unplaced, now time.
 			coming[u.Zone] = append(coming[u.Zone], &free)
 			budget, used = budget-1, used+p.Size.CPU
 			d.Actions = append(d.Actions, controlplane.LaunchInstance{
-				Instance: instanceID(s.Provider.Name, u.Zone, now, len(d.Actions)),
+				Instance: names.next(u.Zone),
 				Provider: s.Provider.Name, Zone: u.Zone, Size: p.Size, Reason: controlplane.ReasonNoRoom,
 			})
 		}
@@ -164,12 +165,34 @@ func done(s controlplane.Snapshot, in *controlplane.Instance, now time.Time, p P
 	return controlplane.ReasonIdle, now.Sub(in.Observed.EmptySince) >= p.IdleAfter
 }
 
-// instanceID is derived from the decision, so that deciding again gives the
-// same one.
-func instanceID(p controlplane.ProviderName, z controlplane.Zone, now time.Time, serial int) controlplane.InstanceID {
-	h := fnv.New128a()
-	_, _ = fmt.Fprintf(h, "%s\x00%s\x00%d\x00%d", p, z, now.UnixNano(), serial)
-	return controlplane.InstanceID(fmt.Sprintf("i-%x", h.Sum(nil))[:19])
+// names makes the ids of instances from the decision to launch them, so that
+// deciding again gives the same ones, and never one that is taken.
+type names struct {
+	provider controlplane.ProviderName
+	now      time.Time
+	taken    map[controlplane.InstanceID]bool
+	serial   int
+}
+
+func newNames(s controlplane.Snapshot, now time.Time) *names {
+	n := &names{provider: s.Provider.Name, now: now, taken: map[controlplane.InstanceID]bool{}}
+	for i := range s.Instances {
+		n.taken[s.Instances[i].ID] = true
+	}
+	return n
+}
+
+func (n *names) next(z controlplane.Zone) controlplane.InstanceID {
+	for {
+		h := fnv.New128a()
+		_, _ = fmt.Fprintf(h, "%s\x00%s\x00%d\x00%d", n.provider, z, n.now.UnixNano(), n.serial)
+		n.serial++
+		id := controlplane.InstanceID(fmt.Sprintf("i-%x", h.Sum(nil))[:19])
+		if !n.taken[id] {
+			n.taken[id] = true
+			return id
+		}
+	}
 }
 
 func say(r controlplane.Resources) string {

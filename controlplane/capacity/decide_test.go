@@ -202,3 +202,27 @@ func TestAnInstanceThatNeverJoinedIsReplaced(t *testing.T) {
 		}
 	}
 }
+
+func TestAnIDIsNeverTakenTwice(t *testing.T) {
+	t.Parallel()
+	s, ids := provider(400), map[controlplane.InstanceID]bool{}
+	for range 3 { // the clock stands still
+		d := capacity.Decide(s, []controlplane.Unplaced{unplaced("a", vcpu), unplaced("b", vcpu)}, t0, policy())
+		for _, a := range d.Actions {
+			launch, ok := a.(controlplane.LaunchInstance)
+			if !ok {
+				continue
+			}
+			if ids[launch.Instance] {
+				t.Errorf("%s was launched twice", launch.Instance)
+			}
+			ids[launch.Instance] = true
+			s.Instances = append(s.Instances, controlplane.Instance{
+				ID: launch.Instance, Zone: launch.Zone, State: controlplane.InstanceRunning, Size: launch.Size,
+			})
+		}
+	}
+	if len(ids) != 6 {
+		t.Errorf("%d instances were launched, want 6", len(ids))
+	}
+}
