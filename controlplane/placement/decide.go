@@ -348,15 +348,27 @@ func (b *board) finish() {
 		if !known {
 			limit = maxTimeout
 		}
-		idle := e.State == controlplane.EnvironmentDraining && e.Heat.InFlight == 0
-		dead := e.State == controlplane.EnvironmentFailed || e.State == controlplane.EnvironmentPending
-		late := !e.Since.IsZero() && e.State == controlplane.EnvironmentDraining && b.now.Sub(e.Since) > limit+b.policy.DrainLimit
-		if idle || dead || late || b.silent(e) > limit+b.policy.DrainLimit {
+		if b.over(e, limit+b.policy.DrainLimit) {
 			b.out.Actions = append(b.out.Actions, controlplane.StopEnvironment{
 				Environment: e.ID, Instance: e.Instance, Reason: controlplane.ReasonDrain,
 			})
 		}
 	}
+}
+
+// over tells whether a draining environment is idle, never ran, took longer
+// than limit, or is on a host that was not heard for as long.
+func (b *board) over(e *controlplane.Environment, limit time.Duration) bool {
+	switch e.State {
+	case controlplane.EnvironmentDraining:
+		return e.Heat.InFlight == 0 || !e.Since.IsZero() && b.now.Sub(e.Since) > limit
+	case controlplane.EnvironmentFailed, controlplane.EnvironmentPending:
+		return true
+	case controlplane.EnvironmentUnknown:
+		return b.silent(e) > limit
+	case controlplane.EnvironmentStarting, controlplane.EnvironmentReady: // it has not heard of it yet
+	}
+	return false
 }
 
 // silent is how long the agent of e was not heard; 0 while it is connected.

@@ -94,6 +94,10 @@ func TestDecide(t *testing.T) {
 		e.Draining, e.State, e.Heat.InFlight, e.Since = true, controlplane.EnvironmentDraining, inFlight, t0.Add(-since)
 		return e
 	}
+	unheard := func(e controlplane.Environment) controlplane.Environment {
+		e.Draining, e.State = true, controlplane.EnvironmentUnknown
+		return e
+	}
 	awayFor := func(id string, since time.Duration) controlplane.Instance {
 		in := instance(id, "a")
 		in.Observed.Connected, in.Observed.HeardAt = false, t0.Add(-since)
@@ -221,7 +225,7 @@ func TestDecide(t *testing.T) {
 			name:      "drained on a host that is gone: what it ran must be over",
 			instances: []controlplane.Instance{awayFor("i-1", 16*time.Minute), awayFor("i-2", 15*time.Minute)},
 			envs: []controlplane.Environment{
-				drained(env("e-gone", "i-1", ready), 1, 0), drained(env("e-away", "i-2", ready), 1, 0),
+				unheard(env("e-gone", "i-1", ready)), unheard(env("e-away", "i-2", ready)),
 			},
 			want: summary{Remove: []string{"e-gone drain"}},
 		},
