@@ -219,7 +219,16 @@ func (s *Server) Run(ctx context.Context) error {
 // drain takes nothing new and waits for what runs.
 func (s *Server) drain(ctx context.Context) error {
 	s.log.InfoContext(ctx, "shutting down: finishing what runs")
+	stopped := make(chan struct{})
+	go func() { // ends with Stop at the latest, which Run calls next
+		s.operator.GracefulStop()
+		close(stopped)
+	}()
 	err := s.api.Shutdown(ctx)
+	select {
+	case <-stopped:
+	case <-ctx.Done():
+	}
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

@@ -28,15 +28,29 @@ const (
 // Errors: *router.RefusedError when the agent refused or nothing was sent, so
 // that it may be tried elsewhere; *controlplane.LostError otherwise.
 func (s *Server) Call(ctx context.Context, to router.Endpoint, req controlplane.InvokeRequest, timeout time.Duration) (controlplane.InvokeResult, error) {
-	conn := s.pool.pick(to.Instance)
-	if conn == nil {
-		return controlplane.InvokeResult{}, &router.RefusedError{Reason: router.RefusedUnreachable, Err: errNoConnection(to.Instance)}
+	var res controlplane.InvokeResult
+	err := errNoConnection(to.Instance)
+	for range maxDataConns { // a connection that broke sends nothing: the next may
+		conn := s.pool.pick(to.Instance)
+		if conn == nil {
+			break
+		}
+		var sent bool
+		if res, sent, err = conn.call(ctx, to, req, timeout); err == nil || sent || ctx.Err() != nil {
+			return res, callError(to.Environment, err, sent)
+		}
+		s.pool.remove(to.Instance, conn)
+		_ = conn.cc.Close()
 	}
-	conn.inFlight.Add(1)
-	defer conn.inFlight.Add(-1)
+	return res, callError(to.Environment, err, false)
+}
 
-	var sent atomic.Bool
-	ctx = context.WithValue(ctx, sentKey{}, &sent)
+// call runs one invocation on this connection and tells whether it was sent.
+func (d *dataConn) call(ctx context.Context, to router.Endpoint, req controlplane.InvokeRequest, timeout time.Duration) (res controlplane.InvokeResult, sent bool, err error) {
+	d.inFlight.Add(1)
+	defer d.inFlight.Add(-1)
+	var mark atomic.Bool
+	ctx = context.WithValue(ctx, sentKey{}, &mark)
 	head := &invokev1.InvocationHead{
 		RequestId:          req.RequestID,
 		EnvironmentId:      string(to.Environment),
@@ -49,17 +63,12 @@ func (s *Server) Call(ctx context.Context, to router.Endpoint, req controlplane.
 		ContentType:        req.ContentType,
 		PayloadBytes:       int64(len(req.Payload)),
 	}
-	var res controlplane.InvokeResult
-	var err error
 	if len(req.Payload) <= maxUnary {
-		res, err = callUnary(ctx, conn.client, head, req.Payload)
+		res, err = callUnary(ctx, d.client, head, req.Payload)
 	} else {
-		res, err = callStream(ctx, conn.client, head, req.Payload)
+		res, err = callStream(ctx, d.client, head, req.Payload)
 	}
-	if err != nil {
-		return res, callError(to.Environment, err, sent.Load())
-	}
-	return res, nil
+	return res, mark.Load(), err
 }
 
 func callUnary(ctx context.Context, c invokev1.InvokeServiceClient, head *invokev1.InvocationHead, payload []byte) (controlplane.InvokeResult, error) {
@@ -125,6 +134,9 @@ func sendPayload(stream invokev1.InvokeService_InvokeStreamClient, head *invokev
 // callError sorts failures into those that may be tried elsewhere, because the
 // agent promises that nothing ran or nothing was sent, and those that may not.
 func callError(env controlplane.EnvironmentID, err error, sent bool) error {
+	if err == nil {
+		return nil
+	}
 	st := status.Convert(err)
 	if st.Code() == codes.ResourceExhausted {
 		for _, d := range st.Details() {

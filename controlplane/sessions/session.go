@@ -6,6 +6,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -85,6 +86,10 @@ func (s *Server) Session(stream agentv1.AgentService_SessionServer) error {
 	}
 	if p := reg.GetCapacityProvider(); p != "" && p != string(provider) {
 		return status.Errorf(codes.FailedPrecondition, "instance %s joined capacity provider %q, not %q", id, provider, p)
+	}
+
+	if err := s.cfg.Tokens.known(stream.Context(), id); err != nil {
+		return errgrpc.ToGRPC(err)
 	}
 
 	ctx, cancel := context.WithCancelCause(stream.Context())
@@ -183,9 +188,6 @@ func (s *Server) begin(id controlplane.InstanceID, provider controlplane.Provide
 	}
 	old := a.session
 	a.session, a.heard = sess, heard
-	if a.desired == nil {
-		a.archives = archivesOf(reg.GetAccepted())
-	}
 	s.mu.Unlock()
 	if old != nil {
 		old.end(errReplaced)

@@ -50,6 +50,7 @@ func (a archives) Open(_ context.Context, sha string) (io.ReadCloser, error) {
 // rig is a running server and what a test needs to talk to it.
 type rig struct {
 	*sessions.Server
+	db      store.DB
 	tokens  *sessions.Tokens
 	ca      *sessions.CA
 	changes atomic.Int64
@@ -80,7 +81,7 @@ func newStore(t *testing.T) (store.DB, *sessions.CA) {
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	db, ca := newStore(t)
-	r := &rig{ca: ca, tokens: sessions.NewTokens(db, ca, "static")}
+	r := &rig{db: db, ca: ca, tokens: sessions.NewTokens(db, ca, "static")}
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -126,8 +127,14 @@ func (r *rig) roots() *tls.Config {
 	return &tls.Config{RootCAs: pool, ServerName: sessions.ServerName, MinVersion: tls.VersionTLS13}
 }
 
+// mint makes a token: for a host that joins, or for an instance that we launched.
 func (r *rig) mint(t *testing.T, id controlplane.InstanceID) string {
 	t.Helper()
+	if id != "" {
+		must(t, r.db.Update(t.Context(), func(w store.Writer) error {
+			return w.PutInstance(controlplane.Instance{ID: id, Provider: "p", State: controlplane.InstanceLaunching})
+		}))
+	}
 	token, _, err := r.tokens.Mint(t.Context(), "p", id, time.Hour, time.Now())
 	if err != nil {
 		t.Fatal(err)
@@ -349,6 +356,40 @@ func TestInvariant3_TheLastDesiredSetArrivesAlsoAfterAReconnect(t *testing.T) {
 	if _, err := r.download(t, a, "other"); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("an archive nothing assigned uses: got %v, want PermissionDenied", err)
 	}
+}
+
+// TestAnInstanceThatIsGoneIsNotServed although its certificate is still good.
+func TestAnInstanceThatIsGoneIsNotServed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	a := r.join(t, r.mint(t, "i-1"))
+	must(t, r.db.Update(t.Context(), func(w store.Writer) error { return w.DeleteInstance("i-1") }))
+	if _, err := r.open(t, t.Context(), a, register("a")).Recv(); status.Code(err) != codes.NotFound {
+		t.Errorf("got %v, want NotFound", err)
+	}
+}
+
+// TestAnUnsentCallGoesToTheNextConnection of the same instance.
+func TestAnUnsentCallGoesToTheNextConnection(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	a := r.join(t, r.mint(t, "i-1"))
+	echo := scripted(nil, nil)
+	cuts := []func(){r.data(t, a, echo), r.data(t, a, echo), r.data(t, a, echo)}
+	call := func() error {
+		_, err := r.Call(t.Context(), router.Endpoint{Environment: "e-1", Instance: "i-1"}, controlplane.InvokeRequest{Payload: []byte("x")}, time.Second)
+		return err
+	}
+	eventually(t, "the data connections", func() bool { return call() == nil })
+	cuts[0]()
+	cuts[1]()
+	for range 50 { // whatever was noticed already, one connection is left
+		var lost *controlplane.LostError
+		if err := call(); err != nil && !errors.As(err, &lost) {
+			t.Fatalf("got %v although a connection is left", err)
+		}
+	}
+	must(t, call())
 }
 
 func TestInvariant2_ANewerSessionEndsTheOlder(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -121,6 +122,24 @@ func (t *Tokens) redeem(ctx context.Context, token string, now time.Time) (ident
 		return w.PutJoinToken(tok)
 	})
 	return who, err
+}
+
+// known fails with NotFound unless the instance is one of ours: a certificate
+// outlives the instance it was made for.
+func (t *Tokens) known(ctx context.Context, id controlplane.InstanceID) error {
+	var all []controlplane.Instance
+	err := t.db.View(ctx, func(r store.Reader) error {
+		var err error
+		all, err = r.Instances()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(all, func(in controlplane.Instance) bool { return in.ID == id }) {
+		return fmt.Errorf("instance %s no longer exists; remove its identity and join with a new token: %w", id, errdefs.ErrNotFound)
+	}
+	return nil
 }
 
 func newInstanceID() controlplane.InstanceID {
