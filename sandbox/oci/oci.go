@@ -136,6 +136,9 @@ func Spec(spec sandbox.Spec, host Host) (*specs.Spec, error) {
 			User:            specs.User{UID: spec.User.UID, GID: spec.User.GID},
 			Capabilities:    &specs.LinuxCapabilities{},
 			NoNewPrivileges: true,
+			// Otherwise it has containerd's own, with systemd -999: then the kernel
+			// ends almost everything else on the host before a function.
+			OOMScoreAdj: new(0),
 			Rlimits: []specs.POSIXRlimit{
 				{Type: "RLIMIT_NOFILE", Hard: spec.Limits.OpenFiles, Soft: spec.Limits.OpenFiles},
 				{Type: "RLIMIT_CORE", Hard: 0, Soft: 0},

@@ -85,6 +85,18 @@ func TestInvariant1NoPrivilege(t *testing.T) {
 	}
 }
 
+func TestTheKernelPrefersNoSandboxToItsHost(t *testing.T) {
+	t.Parallel()
+	s, h := example()
+	spec, err := oci.Spec(s, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if adj := spec.Process.OOMScoreAdj; adj == nil || *adj != 0 {
+		t.Errorf("oom_score_adj is %v, want 0: without one it is containerd's", adj)
+	}
+}
+
 func TestInvariant2ReadOnlyButTmpAndShm(t *testing.T) {
 	t.Parallel()
 	s, h := example()

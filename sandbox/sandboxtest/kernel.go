@@ -31,6 +31,14 @@ func testNoPrivilege(t *testing.T, b *bench) {
 	}
 }
 
+// testOOMScore wants what any process has: containerd, whose child a sandbox is,
+// may be protected from the kernel.
+func testOOMScore(t *testing.T, b *bench) {
+	if _, got := b.finish(t, b.spec("cat", "/proc/self/oom_score_adj")); !slices.Equal(got, []string{"0"}) {
+		t.Errorf("oom_score_adj is %q, want 0", got)
+	}
+}
+
 func testReadOnly(t *testing.T, b *bench) {
 	task := b.m.Mounts[0].Target
 	for _, dir := range []string{"/x", "/etc/x", "/var/x", "/dev/x", "/sys/fs/cgroup/x", "/.hearth/x", task + "/x"} {

@@ -81,6 +81,7 @@ func shared(t *testing.T, m Machine) {
 		{"processes are limited", true, testPIDs},
 		{"memory is limited", true, testMemory},
 		{"cpu is limited", true, testCPU},
+		{"it has no protection from the kernel that others lack", true, testOOMScore},
 		{"names of the sandbox itself", true, testHosts},
 		{"the first alternative that exists is run", true, testAlternatives},
 	}
