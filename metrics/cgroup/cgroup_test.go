@@ -50,7 +50,7 @@ func TestReadsBothVersions(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]cgroup.Sample{
 		"v1": {CPU: 209768198, Throttled: 493890445, Memory: 10043392 - 8626176, MemoryLimit: 64 << 20},
-		"v2": {CPU: 209768 * time.Microsecond, Throttled: 493890 * time.Microsecond, Memory: 10043392 - 8626176, OOMKills: 2},
+		"v2": {CPU: 7297013 * time.Microsecond, Throttled: 4265447 * time.Microsecond, Memory: 21196800 - 20971520, MemoryLimit: 32 << 20, OOMKills: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -71,6 +71,27 @@ func TestReadsBothVersions(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+func TestMaxIsNoLimit(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("testdata/v2/hearth/e-1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "memory.max"), []byte("max\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := cgroup.Layout{Unified: dir}.Open("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := r.Sample(); err != nil || s.MemoryLimit != 0 || s.Memory == 0 {
+		t.Errorf("got %+v, %v, want no limit", s, err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -111,10 +132,7 @@ func TestReadsThisHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, v1 := l.Controllers["memory"]; !v1 {
-		t.Skip("the root cgroup of version 2 has no memory files")
-	}
-	r, err := cgroup.Open("/")
+	r, err := cgroup.Open(ownCgroup(t, l))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,12 +140,30 @@ func TestReadsThisHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.CPU <= 0 || s.Memory <= 0 || s.MemoryLimit != 0 {
-		t.Errorf("the root cgroup: %+v", s)
+	if s.CPU <= 0 || s.Memory <= 0 {
+		t.Errorf("the cgroup of this process: %+v", s)
 	}
 	if err := r.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// ownCgroup is one that this process is in: with version 1 the root, which
+// version 2 gives no memory files.
+func ownCgroup(t *testing.T, l cgroup.Layout) string {
+	t.Helper()
+	if _, v1 := l.Controllers["memory"]; v1 {
+		return "/"
+	}
+	content, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, path, _ := strings.Cut(strings.TrimSpace(string(content)), "0::")
+	if _, err := os.Stat(filepath.Join(l.Unified, path, "memory.current")); err != nil {
+		t.Skip("this process is in a cgroup without memory files")
+	}
+	return path
 }
 
 func TestParsesPressure(t *testing.T) {
@@ -173,7 +209,7 @@ func TestParsesPressure(t *testing.T) {
 func TestReadsThePressureOfACgroup(t *testing.T) {
 	t.Parallel()
 	p, err := layouts()["v2"].Pressure("/hearth/e-1", cgroup.Memory)
-	if err != nil || p.Some.Avg10 != 1.5 || p.Full.Total != 10901438*time.Microsecond {
+	if err != nil || p.Some.Avg10 != 3.72 || p.Full.Total != 1456644*time.Microsecond {
 		t.Errorf("got %+v, %v", p, err)
 	}
 	if _, err := layouts()["v2"].Pressure("/hearth/e-1", cgroup.IO); !errdefs.IsNotImplemented(err) {
