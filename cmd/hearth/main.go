@@ -20,6 +20,7 @@ func main() { os.Exit(run(os.Args[1:])) }
 
 // run returns the exit code.
 func run(args []string) int {
+	boot.SurviveBrokenPipes()
 	root := cli.New(cli.Env{
 		Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Now: time.Now, Version: boot.Version(),
 	})

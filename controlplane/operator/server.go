@@ -34,6 +34,8 @@ type Drainer interface {
 	// DrainInstance decides that an instance is to be emptied and returns.
 	// Draining it again changes nothing. Errors: NotFound.
 	DrainInstance(ctx context.Context, id controlplane.InstanceID) error
+	// UndrainInstance lets it take environments again. Errors: NotFound.
+	UndrainInstance(ctx context.Context, id controlplane.InstanceID) error
 }
 
 // Tokens makes join tokens.
@@ -92,6 +94,18 @@ func (s *Server) DrainInstance(ctx context.Context, req *operatorv1.DrainInstanc
 		return nil, s.status(doing, err)
 	}
 	return &operatorv1.DrainInstanceResponse{}, nil
+}
+
+// UndrainInstance implements the service.
+func (s *Server) UndrainInstance(ctx context.Context, req *operatorv1.UndrainInstanceRequest) (*operatorv1.UndrainInstanceResponse, error) {
+	const doing = "undraining an instance"
+	if req.GetInstance() == "" {
+		return nil, s.status(doing, fmt.Errorf("the instance is required: %w", errdefs.ErrInvalidArgument))
+	}
+	if err := s.drainer.UndrainInstance(ctx, controlplane.InstanceID(req.GetInstance())); err != nil {
+		return nil, s.status(doing, err)
+	}
+	return &operatorv1.UndrainInstanceResponse{}, nil
 }
 
 // CreateJoinToken implements the service.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -37,6 +38,15 @@ type world struct {
 
 func (w *world) Snapshots(context.Context) ([]controlplane.Snapshot, error) {
 	return w.snapshots, w.err
+}
+
+func (w *world) UndrainInstance(_ context.Context, id controlplane.InstanceID) error {
+	i := slices.Index(w.drained, id)
+	if i < 0 {
+		return fmt.Errorf("undraining %s: %w", id, errdefs.ErrNotFound)
+	}
+	w.drained = slices.Delete(w.drained, i, i+1)
+	return nil
 }
 
 func (w *world) DrainInstance(_ context.Context, id controlplane.InstanceID) error {
@@ -302,5 +312,23 @@ func wantStatus(t *testing.T, err error, code codes.Code, says string) {
 	t.Helper()
 	if status.Code(err) != code || !strings.Contains(err.Error(), says) {
 		t.Errorf("got %v, want %s with %q", err, code, says)
+	}
+}
+
+func TestUndrainUndoesADrain(t *testing.T) {
+	t.Parallel()
+	w := &world{drained: []controlplane.InstanceID{"i-1"}}
+	c, _ := client(t, w)
+	if _, err := c.UndrainInstance(t.Context(), &operatorv1.UndrainInstanceRequest{Instance: "i-1"}); err != nil {
+		t.Fatal(err)
+	}
+	if len(w.drained) != 0 {
+		t.Errorf("still drained: %q", w.drained)
+	}
+	if _, err := c.UndrainInstance(t.Context(), &operatorv1.UndrainInstanceRequest{Instance: "i-9"}); status.Code(err) != codes.NotFound {
+		t.Errorf("unknown: %v", err)
+	}
+	if _, err := c.UndrainInstance(t.Context(), &operatorv1.UndrainInstanceRequest{}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("unnamed: %v", err)
 	}
 }

@@ -264,13 +264,7 @@ func (b *board) surplus(t controlplane.Target) {
 			extra = append(extra, e)
 		}
 	}
-	// Environments on draining instances go as soon as enough others are ready,
-	// or at once when none is wanted.
-	for _, e := range b.byPub[pubOf(t)] {
-		if !e.Draining && b.leaving(e) && (ready >= t.Count) {
-			b.stop(e, controlplane.ReasonDrain)
-		}
-	}
+	b.leave(t, ready)
 	if t.Keep || len(extra) <= t.Count {
 		return
 	}
@@ -288,6 +282,21 @@ func (b *board) surplus(t controlplane.Target) {
 	for _, e := range extra[:len(extra)-t.Count] {
 		b.stop(e, reason)
 	}
+}
+
+// leave stops environments on draining instances: as soon as enough others are
+// ready, or at once when none is wanted or they serve nobody anyway.
+func (b *board) leave(t controlplane.Target, ready int) {
+	for _, e := range b.byPub[pubOf(t)] {
+		if !e.Draining && b.leaving(e) && (ready >= t.Count || !mayServe(e)) {
+			b.stop(e, controlplane.ReasonDrain)
+		}
+	}
+}
+
+// mayServe tells whether an environment may have invokes.
+func mayServe(e *controlplane.Environment) bool {
+	return e.State == controlplane.EnvironmentReady || e.State == controlplane.EnvironmentUnknown
 }
 
 func useful(e *controlplane.Environment) int {
@@ -327,7 +336,7 @@ func (b *board) strays(targets []controlplane.Target) {
 func (b *board) stop(e *controlplane.Environment, reason controlplane.Reason) {
 	b.out.Actions = append(b.out.Actions, controlplane.StopEnvironment{
 		Environment: e.ID, Instance: e.Instance, Reason: reason,
-		Graceful: e.State == controlplane.EnvironmentReady || e.State == controlplane.EnvironmentUnknown,
+		Graceful: mayServe(e),
 	})
 }
 

@@ -206,6 +206,13 @@ func TestDecide(t *testing.T) {
 			want:      summary{Start: []string{"i-2"}},
 		},
 		{
+			name:      "a draining instance: what cannot start is not waited for",
+			instances: []controlplane.Instance{draining(instance("i-1", "a")), instance("i-2", "a")},
+			envs:      []controlplane.Environment{env("e-1", "i-1", controlplane.EnvironmentFailed)},
+			targets:   []controlplane.Target{target(1)},
+			want:      summary{Start: []string{"i-2"}, Remove: []string{"e-1 drain"}},
+		},
+		{
 			name:      "a draining instance: then the old one",
 			instances: []controlplane.Instance{draining(instance("i-1", "a")), instance("i-2", "a")},
 			envs:      []controlplane.Environment{env("e-1", "i-1", ready), env("e-2", "i-2", ready)},

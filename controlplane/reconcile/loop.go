@@ -236,15 +236,27 @@ func (l *Loop) Ready() bool { return l.ready.Load() }
 
 // DrainInstance durably marks an instance to be emptied. Errors: NotFound.
 func (l *Loop) DrainInstance(ctx context.Context, id controlplane.InstanceID) error {
+	return l.setState(ctx, id, controlplane.InstanceDraining)
+}
+
+// UndrainInstance durably lets an instance take environments again. What was
+// told to drain already goes on doing so. Errors: NotFound.
+func (l *Loop) UndrainInstance(ctx context.Context, id controlplane.InstanceID) error {
+	return l.setState(ctx, id, controlplane.InstanceRunning)
+}
+
+// setState moves an instance between running and draining.
+func (l *Loop) setState(ctx context.Context, id controlplane.InstanceID, to controlplane.InstanceState) error {
 	err := l.cfg.DB.Update(ctx, func(w store.Writer) error {
 		in, err := instance(w, id)
 		if err != nil {
 			return err
 		}
-		if in.State == controlplane.InstanceTerminating {
-			return nil
+		undrain := to == controlplane.InstanceRunning
+		if in.State == controlplane.InstanceTerminating || undrain && in.State != controlplane.InstanceDraining {
+			return nil // it is on its way out, or has nothing to be undone
 		}
-		in.State = controlplane.InstanceDraining
+		in.State = to
 		return w.PutInstance(in)
 	})
 	if err == nil {

@@ -535,6 +535,9 @@ func TestDrainMovesEnvironmentsFirst(t *testing.T) {
 			return len(v.Endpoints) == 1 && v.Endpoints[0].Instance != old
 		})
 		r.eventually("the end of the drained instance", func() bool { return !slices.Contains(r.agents.ids(), old) })
+		if err := r.loop.UndrainInstance(r.t.Context(), "i-nope"); err == nil {
+			r.t.Error("undraining an unknown instance succeeded")
+		}
 		if err := r.loop.DrainInstance(r.t.Context(), "i-nope"); err == nil {
 			r.t.Error("draining an unknown instance succeeded")
 		}
@@ -591,5 +594,33 @@ func TestChangedDoesNotWaitForALoopThatStopped(t *testing.T) {
 		if d := time.Since(began); d != 2*time.Second {
 			t.Errorf("waited %v, want 2s", d)
 		}
+	})
+}
+
+func TestAnUndrainedInstanceTakesEnvironmentsAgain(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(r *rig) {
+		r.provider(2, "a") // room for one instance
+		r.publish("r1", func(v *controlplane.Version) { v.Scaling = &controlplane.ScalingConfig{Min: 1} })
+		r.eventually("Active", r.state(controlplane.VersionActive))
+		id := r.agents.ids()[0]
+		if err := r.loop.DrainInstance(r.t.Context(), id); err != nil {
+			r.t.Fatal(err)
+		}
+		instanceState := func(want controlplane.InstanceState) func() bool {
+			return func() bool {
+				snaps, err := r.loop.Snapshots(r.t.Context())
+				return err == nil && len(snaps[0].Instances) == 1 && snaps[0].Instances[0].State == want
+			}
+		}
+		r.eventually("draining", instanceState(controlplane.InstanceDraining))
+		if err := r.loop.UndrainInstance(r.t.Context(), id); err != nil {
+			r.t.Fatal(err)
+		}
+		r.eventually("running again", instanceState(controlplane.InstanceRunning))
+		r.publish("r2", func(v *controlplane.Version) {
+			v.Qualifier, v.Scaling = "1", &controlplane.ScalingConfig{Min: 1}
+		})
+		r.eventually("a second environment on it", func() bool { return r.agents.running()["a r2"] == 1 })
 	})
 }

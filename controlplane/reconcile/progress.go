@@ -34,7 +34,11 @@ func (f *facts) ready(r controlplane.Revision) int {
 func (f *facts) failed(r controlplane.Revision) *controlplane.Environment {
 	for i := range f.environments[r] {
 		e := &f.environments[r][i]
-		if e.Failures >= f.failAfter && e.ReasonCode != "" && f.ready(r) == 0 {
+		enough := f.failAfter
+		if e.ReasonCode == "FunctionError.InitTimeout" {
+			enough = 1 // it had minutes already
+		}
+		if e.Failures >= enough && e.ReasonCode != "" && f.ready(r) == 0 {
 			return e
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
@@ -70,18 +71,26 @@ func newLocal(s *Server, cfg Config, agentAddr string) (*local.Fleet, error) {
 }
 
 // joinTokens adapts sessions.Tokens to what the operator service asks for.
-type joinTokens struct{ tokens *sessions.Tokens }
+type joinTokens struct {
+	tokens *sessions.Tokens
+	fleet  string
+}
 
 // NewJoinToken implements operator.Tokens.
 func (t joinTokens) NewJoinToken(ctx context.Context, p controlplane.ProviderName, validFor time.Duration) (string, time.Time, error) {
+	if t.fleet != "static" {
+		return "", time.Time{}, fmt.Errorf("hosts join by themselves only with --fleet static, and this is %s: %w", t.fleet, errdefs.ErrFailedPrecondition)
+	}
 	return t.tokens.Mint(ctx, p, "", validFor, time.Now())
 }
 
 // newOperator makes the operators' gRPC server with health and reflection.
-func newOperator(loop *reconcile.Loop, tokens *sessions.Tokens, log *slog.Logger) (*grpc.Server, error) {
+func newOperator(loop *reconcile.Loop, tokens joinTokens, log *slog.Logger) (*grpc.Server, error) {
 	g := grpc.NewServer()
-	operatorv1.RegisterOperatorServiceServer(g, operator.New(loop, loop, joinTokens{tokens}, log))
-	grpc_health_v1.RegisterHealthServer(g, health.NewServer())
+	operatorv1.RegisterOperatorServiceServer(g, operator.New(loop, loop, tokens, log))
+	status := health.NewServer()
+	status.SetServingStatus(operatorv1.OperatorService_ServiceDesc.ServiceName, grpc_health_v1.HealthCheckResponse_SERVING)
+	grpc_health_v1.RegisterHealthServer(g, status)
 	return g, proto.RegisterReflection(g)
 }
 

@@ -167,7 +167,7 @@ func (s *Server) wire(cfg Config) error {
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	s.aux = &http.Server{Handler: s.probes(), ReadHeaderTimeout: 10 * time.Second}
-	s.operator, err = newOperator(s.loop, tokens, s.log.With("part", "operator"))
+	s.operator, err = newOperator(s.loop, joinTokens{tokens: tokens, fleet: cfg.Fleet}, s.log.With("part", "operator"))
 	return err
 }
 

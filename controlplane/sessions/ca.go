@@ -161,16 +161,23 @@ func (ca *CA) serverCertificate(now time.Time) (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der, ca.cert.Raw}, PrivateKey: key}, nil
 }
 
+// parseRequest checks a certificate request and returns it with the SHA-256 of
+// its public key.
+func parseRequest(der []byte) (*x509.CertificateRequest, []byte, error) {
+	csr, err := x509.ParseCertificateRequest(der)
+	if err == nil {
+		err = csr.CheckSignature()
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("certificate request: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	key := sha256.Sum256(csr.RawSubjectPublicKeyInfo)
+	return csr, key[:], nil
+}
+
 // issueAgent signs an agent's request. The subject comes from us: the common
 // name is the instance, the organisation its capacity provider.
-func (ca *CA) issueAgent(csrDER []byte, id controlplane.InstanceID, p controlplane.ProviderName, now time.Time) ([]byte, error) {
-	csr, err := x509.ParseCertificateRequest(csrDER)
-	if err != nil {
-		return nil, fmt.Errorf("certificate request: %w: %w", err, errdefs.ErrInvalidArgument)
-	}
-	if err := csr.CheckSignature(); err != nil {
-		return nil, fmt.Errorf("certificate request: %w: %w", err, errdefs.ErrInvalidArgument)
-	}
+func (ca *CA) issueAgent(csr *x509.CertificateRequest, id controlplane.InstanceID, p controlplane.ProviderName, now time.Time) ([]byte, error) {
 	der, err := ca.sign(&x509.Certificate{
 		Subject:     pkix.Name{CommonName: string(id), Organization: []string{string(p)}},
 		NotBefore:   now.Add(-clockSkew),

@@ -143,12 +143,16 @@ func (s *Server) onData(id controlplane.InstanceID, conn net.Conn) {
 // Join implements AgentService.
 func (s *Server) Join(ctx context.Context, req *agentv1.JoinRequest) (*agentv1.JoinResponse, error) {
 	now := time.Now()
-	who, err := s.cfg.Tokens.redeem(ctx, req.GetToken(), now)
+	csr, key, err := parseRequest(req.GetCsr())
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	who, err := s.cfg.Tokens.redeem(ctx, req.GetToken(), key, now)
 	if err != nil {
 		s.log.WarnContext(ctx, "join refused", "err", err)
 		return nil, errgrpc.ToGRPC(err)
 	}
-	cert, err := s.cfg.CA.issueAgent(req.GetCsr(), who.instance, who.provider, now)
+	cert, err := s.cfg.CA.issueAgent(csr, who.instance, who.provider, now)
 	if err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}

@@ -142,20 +142,25 @@ func (r *rig) mint(t *testing.T, id controlplane.InstanceID) string {
 	return token
 }
 
-// join makes an agent of instance id.
+// join makes an agent with a key of its own.
 func (r *rig) join(t *testing.T, token string) agent {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	a, err := r.joinWith(t, token, key)
+	must(t, err)
+	return a
+}
+
+func (r *rig) joinWith(t *testing.T, token string, key *ecdsa.PrivateKey) (agent, error) {
+	t.Helper()
 	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	resp, err := r.dial(t, r.roots()).Join(t.Context(), &agentv1.JoinRequest{Token: token, Csr: csr})
 	if err != nil {
-		t.Fatal(err)
+		return agent{}, err
 	}
 	keyDER, err := x509.MarshalECPrivateKey(key)
 	if err != nil {
@@ -167,7 +172,7 @@ func (r *rig) join(t *testing.T, token string) agent {
 	}
 	cfg := r.roots()
 	cfg.Certificates = []tls.Certificate{pair}
-	return agent{id: controlplane.InstanceID(resp.GetInstanceId()), tls: cfg}
+	return agent{id: controlplane.InstanceID(resp.GetInstanceId()), tls: cfg}, nil
 }
 
 // data opens a data connection served by svc and returns its cut.
@@ -264,10 +269,19 @@ func TestATokenIsGoodForOneInstance(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	token := r.mint(t, "")
-	first := r.join(t, token)
-	again := r.join(t, token) // the answer to the first may have been lost
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	first, err := r.joinWith(t, token, key)
+	must(t, err)
+	again, err := r.joinWith(t, token, key) // the answer to the first may have been lost
+	must(t, err)
 	if first.id == "" || again.id != first.id {
 		t.Fatalf("got instances %q and %q, want the same", first.id, again.id)
+	}
+	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	if _, err := r.joinWith(t, token, other); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("another host with the same token: got %v, want Unauthenticated", err)
 	}
 	if other := r.join(t, r.mint(t, "")); other.id == first.id {
 		t.Fatalf("two tokens made the same instance %q", other.id)
@@ -290,7 +304,9 @@ func TestBadTokensAreUnauthenticated(t *testing.T) {
 		"empty": "", "garbage": "hearth", "unknown": "hearth1.x.y.z", "expired": expired,
 		"wrong secret": strings.Join([]string{parts[0], parts[1], "guess", parts[3]}, "."),
 	} {
-		_, err := r.dial(t, r.roots()).Join(t.Context(), &agentv1.JoinRequest{Token: token})
+		key, kerr := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		must(t, kerr)
+		_, err := r.joinWith(t, token, key)
 		if status.Code(err) != codes.Unauthenticated {
 			t.Errorf("%s token: got %v, want Unauthenticated", name, err)
 		}

@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -88,9 +89,10 @@ type identity struct {
 	provider controlplane.ProviderName
 }
 
-// redeem exchanges a token. Using it again is allowed to the instance that
-// used it first, so that a lost answer does not cost the instance.
-func (t *Tokens) redeem(ctx context.Context, token string, now time.Time) (identity, error) {
+// redeem exchanges a token for the identity it stands for. key is the SHA-256 of
+// the public key in the request: only who used the token first, with the same
+// key, may use it again, so that a lost answer does not cost the instance.
+func (t *Tokens) redeem(ctx context.Context, token string, key []byte, now time.Time) (identity, error) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 4 || parts[0] != tokenPrefix {
 		return identity{}, fmt.Errorf("join token is malformed: %w", errdefs.ErrUnauthenticated)
@@ -99,14 +101,11 @@ func (t *Tokens) redeem(ctx context.Context, token string, now time.Time) (ident
 	var who identity
 	err := t.db.Update(ctx, func(w store.Writer) error {
 		tok, err := w.JoinToken(parts[1])
-		if errdefs.IsNotFound(err) || err == nil && subtle.ConstantTimeCompare(tok.SecretHash, hash[:]) != 1 {
-			return fmt.Errorf("join token is unknown: %w", errdefs.ErrUnauthenticated)
-		}
-		if err != nil {
+		if err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}
-		if now.After(tok.Expires) {
-			return fmt.Errorf("join token %s expired: %w", tok.ID, errdefs.ErrUnauthenticated)
+		if err := acceptable(tok, hash[:], key, now); err != nil {
+			return err
 		}
 		if tok.Instance == "" && tok.UsedBy == "" {
 			tok.Instance = newInstanceID()
@@ -117,11 +116,25 @@ func (t *Tokens) redeem(ctx context.Context, token string, now time.Time) (ident
 				return err
 			}
 		}
-		tok.UsedBy = tok.Instance
+		tok.UsedBy, tok.UsedKey = tok.Instance, key
 		who = identity{instance: tok.Instance, provider: tok.Provider}
 		return w.PutJoinToken(tok)
 	})
 	return who, err
+}
+
+// acceptable tells whether tok, zero if there is none, is good for who shows the
+// secret and the key with these hashes.
+func acceptable(tok store.JoinToken, secret, key []byte, now time.Time) error {
+	switch {
+	case tok.ID == "" || subtle.ConstantTimeCompare(tok.SecretHash, secret) != 1:
+		return fmt.Errorf("join token is unknown: %w", errdefs.ErrUnauthenticated)
+	case now.After(tok.Expires):
+		return fmt.Errorf("join token %s expired: %w", tok.ID, errdefs.ErrUnauthenticated)
+	case tok.UsedBy != "" && !bytes.Equal(tok.UsedKey, key):
+		return fmt.Errorf("join token %s was used by another host: %w", tok.ID, errdefs.ErrUnauthenticated)
+	}
+	return nil
 }
 
 // known fails with NotFound unless the instance is one of ours: a certificate

@@ -85,4 +85,7 @@ type JoinToken struct {
 	// with the same token is allowed until it expires, so that a lost answer
 	// does not cost the instance.
 	UsedBy controlplane.InstanceID
+	// UsedKey is the SHA-256 of the public key it was used with: only a request
+	// with the same key may use it again.
+	UsedKey []byte
 }

@@ -58,7 +58,7 @@ hearth-control. This command is for whoever runs Hearth.`,
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
-	root.AddCommand(a.psCommand(), a.instancesCommand(), a.drainCommand(), a.tokenCommand(), a.versionCommand())
+	root.AddCommand(a.psCommand(), a.instancesCommand(), a.drainCommand(), a.undrainCommand(), a.tokenCommand(), a.versionCommand())
 	return root
 }
 

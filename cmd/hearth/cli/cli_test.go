@@ -93,6 +93,16 @@ func (c *control) DrainInstance(_ context.Context, req *operatorv1.DrainInstance
 	return &operatorv1.DrainInstanceResponse{}, nil
 }
 
+func (c *control) UndrainInstance(_ context.Context, req *operatorv1.UndrainInstanceRequest) (*operatorv1.UndrainInstanceResponse, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if req.GetInstance() != "i-0a" {
+		return nil, status.Error(codes.NotFound, "instance "+req.GetInstance()+": not found")
+	}
+	c.draining = false
+	return &operatorv1.UndrainInstanceResponse{}, nil
+}
+
 func (c *control) CreateJoinToken(_ context.Context, req *operatorv1.CreateJoinTokenRequest) (*operatorv1.CreateJoinTokenResponse, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -162,6 +172,7 @@ func TestPrintsAreAsInTheGoldenFiles(t *testing.T) {
 		"instances.json":      "instances --output json",
 		"drain.txt":           "drain i-0a",
 		"drain.json":          "drain i-0a -o json",
+		"undrain.txt":         "undrain i-0a",
 		"token.txt":           "token create --capacity-provider blue",
 		"token.json":          "token create --capacity-provider blue --valid-for 24h -o json",
 		"version.txt":         "version",

@@ -76,7 +76,7 @@ func (a *app) awaitEmpty(ctx context.Context, c *client, id string) error {
 	last := int32(-1)
 	for {
 		i, err := find(ctx, c, id)
-		if err != nil && ctx.Err() == nil {
+		if err != nil && !over(ctx) {
 			return err
 		}
 		if err == nil {
@@ -95,6 +95,45 @@ func (a *app) awaitEmpty(ctx context.Context, c *client, id string) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// over tells whether ctx has ended, or its deadline is so close that a call
+// which failed met it first.
+func over(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && time.Until(deadline) < 50*time.Millisecond
+}
+
+func (a *app) undrainCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "undrain INSTANCE",
+		Short:   "Let a drained instance take environments again",
+		Example: "  hearth undrain i-0123456789abcdef0",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.dial()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			ctx, cancel := limited(cmd.Context())
+			defer cancel()
+			if _, err := c.UndrainInstance(ctx, &operatorv1.UndrainInstanceRequest{Instance: args[0]}); err != nil {
+				return c.explain(err)
+			}
+			if a.output != "json" {
+				_, err := fmt.Fprintf(a.env.Stdout, "%s takes environments again\n", args[0])
+				return err
+			}
+			i, err := find(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			return a.sayDrain(args[0], i)
+		},
+	}
+	a.addControl(cmd)
+	return cmd
 }
 
 // find returns an instance, nil if it is gone.

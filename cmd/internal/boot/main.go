@@ -26,12 +26,19 @@ const (
 // other error. The context ends with the first SIGTERM or SIGINT, which should
 // start the shutdown; a second one kills the process.
 func Main(run func(ctx context.Context) error) {
+	SurviveBrokenPipes()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, stop) // gives the signals their usual effect again
 	err := run(ctx)
 	stop()
 	os.Exit(exitCode(err, filepath.Base(os.Args[0]), os.Stderr))
 }
+
+// SurviveBrokenPipes makes a write to a standard output that nobody reads an
+// error instead of the end of the process: who reads the log must not decide
+// whether a shutdown is finished. Unlike signal.Ignore it does not reach the
+// programs this one starts.
+func SurviveBrokenPipes() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
 
 // exitCode says on w what went wrong, if anything did.
 func exitCode(err error, program string, w io.Writer) int {

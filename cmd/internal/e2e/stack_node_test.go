@@ -220,7 +220,7 @@ func (s *stack) ours(lines leftovers.State) []string {
 		name := strings.ReplaceAll(line, "hearth_i_", "hearth-i-") // nftables names
 		known := strings.Contains(line, s.dir) || strings.HasPrefix(line, "route ") || strings.HasPrefix(line, "interface ") ||
 			slices.ContainsFunc(ids, func(id string) bool { return strings.Contains(name, id) })
-		if known || strings.HasSuffix(line, "/hearth") && !others {
+		if known || strings.HasPrefix(line, "cgroup ") && strings.HasSuffix(line, "/hearth") && !others {
 			mine = append(mine, line)
 		}
 	}

@@ -765,6 +765,89 @@ func (*DrainInstanceResponse) Descriptor() ([]byte, []int) {
 	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{7}
 }
 
+// UndrainInstanceRequest names the instance.
+type UndrainInstanceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The instance's id.
+	Instance      string `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainInstanceRequest) Reset() {
+	*x = UndrainInstanceRequest{}
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainInstanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainInstanceRequest) ProtoMessage() {}
+
+func (x *UndrainInstanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainInstanceRequest.ProtoReflect.Descriptor instead.
+func (*UndrainInstanceRequest) Descriptor() ([]byte, []int) {
+	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *UndrainInstanceRequest) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+// UndrainInstanceResponse is empty.
+type UndrainInstanceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainInstanceResponse) Reset() {
+	*x = UndrainInstanceResponse{}
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainInstanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainInstanceResponse) ProtoMessage() {}
+
+func (x *UndrainInstanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainInstanceResponse.ProtoReflect.Descriptor instead.
+func (*UndrainInstanceResponse) Descriptor() ([]byte, []int) {
+	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{9}
+}
+
 // CreateJoinTokenRequest says what the token is for.
 type CreateJoinTokenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -778,7 +861,7 @@ type CreateJoinTokenRequest struct {
 
 func (x *CreateJoinTokenRequest) Reset() {
 	*x = CreateJoinTokenRequest{}
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[8]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +873,7 @@ func (x *CreateJoinTokenRequest) String() string {
 func (*CreateJoinTokenRequest) ProtoMessage() {}
 
 func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[8]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +886,7 @@ func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{8}
+	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateJoinTokenRequest) GetCapacityProvider() string {
@@ -833,7 +916,7 @@ type CreateJoinTokenResponse struct {
 
 func (x *CreateJoinTokenResponse) Reset() {
 	*x = CreateJoinTokenResponse{}
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[9]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -845,7 +928,7 @@ func (x *CreateJoinTokenResponse) String() string {
 func (*CreateJoinTokenResponse) ProtoMessage() {}
 
 func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[9]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -858,7 +941,7 @@ func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenResponse) Descriptor() ([]byte, []int) {
-	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{9}
+	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateJoinTokenResponse) GetToken() string {
@@ -933,7 +1016,10 @@ const file_hearth_operator_v1_operator_proto_rawDesc = "" +
 	"\x05since\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"2\n" +
 	"\x14DrainInstanceRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\tR\binstance\"\x17\n" +
-	"\x15DrainInstanceResponse\"}\n" +
+	"\x15DrainInstanceResponse\"4\n" +
+	"\x16UndrainInstanceRequest\x12\x1a\n" +
+	"\binstance\x18\x01 \x01(\tR\binstance\"\x19\n" +
+	"\x17UndrainInstanceResponse\"}\n" +
 	"\x16CreateJoinTokenRequest\x12+\n" +
 	"\x11capacity_provider\x18\x01 \x01(\tR\x10capacityProvider\x126\n" +
 	"\tvalid_for\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bvalidFor\"j\n" +
@@ -947,11 +1033,12 @@ const file_hearth_operator_v1_operator_proto_rawDesc = "" +
 	"\x16INSTANCE_STATE_RUNNING\x10\x02\x12\x19\n" +
 	"\x15INSTANCE_STATE_SILENT\x10\x03\x12\x1b\n" +
 	"\x17INSTANCE_STATE_DRAINING\x10\x04\x12\x1e\n" +
-	"\x1aINSTANCE_STATE_TERMINATING\x10\x052\xb8\x03\n" +
+	"\x1aINSTANCE_STATE_TERMINATING\x10\x052\xa4\x04\n" +
 	"\x0fOperatorService\x12d\n" +
 	"\rListInstances\x12(.hearth.operator.v1.ListInstancesRequest\x1a).hearth.operator.v1.ListInstancesResponse\x12m\n" +
 	"\x10ListEnvironments\x12+.hearth.operator.v1.ListEnvironmentsRequest\x1a,.hearth.operator.v1.ListEnvironmentsResponse\x12d\n" +
 	"\rDrainInstance\x12(.hearth.operator.v1.DrainInstanceRequest\x1a).hearth.operator.v1.DrainInstanceResponse\x12j\n" +
+	"\x0fUndrainInstance\x12*.hearth.operator.v1.UndrainInstanceRequest\x1a+.hearth.operator.v1.UndrainInstanceResponse\x12j\n" +
 	"\x0fCreateJoinToken\x12*.hearth.operator.v1.CreateJoinTokenRequest\x1a+.hearth.operator.v1.CreateJoinTokenResponseBFZDgithub.com/hearth-compute/hearth/proto/hearth/operator/v1;operatorv1b\x06proto3"
 
 var (
@@ -967,7 +1054,7 @@ func file_hearth_operator_v1_operator_proto_rawDescGZIP() []byte {
 }
 
 var file_hearth_operator_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hearth_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_hearth_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_hearth_operator_v1_operator_proto_goTypes = []any{
 	(InstanceState)(0),               // 0: hearth.operator.v1.InstanceState
 	(*ListInstancesRequest)(nil),     // 1: hearth.operator.v1.ListInstancesRequest
@@ -978,30 +1065,34 @@ var file_hearth_operator_v1_operator_proto_goTypes = []any{
 	(*Environment)(nil),              // 6: hearth.operator.v1.Environment
 	(*DrainInstanceRequest)(nil),     // 7: hearth.operator.v1.DrainInstanceRequest
 	(*DrainInstanceResponse)(nil),    // 8: hearth.operator.v1.DrainInstanceResponse
-	(*CreateJoinTokenRequest)(nil),   // 9: hearth.operator.v1.CreateJoinTokenRequest
-	(*CreateJoinTokenResponse)(nil),  // 10: hearth.operator.v1.CreateJoinTokenResponse
-	(*timestamppb.Timestamp)(nil),    // 11: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 12: google.protobuf.Duration
+	(*UndrainInstanceRequest)(nil),   // 9: hearth.operator.v1.UndrainInstanceRequest
+	(*UndrainInstanceResponse)(nil),  // 10: hearth.operator.v1.UndrainInstanceResponse
+	(*CreateJoinTokenRequest)(nil),   // 11: hearth.operator.v1.CreateJoinTokenRequest
+	(*CreateJoinTokenResponse)(nil),  // 12: hearth.operator.v1.CreateJoinTokenResponse
+	(*timestamppb.Timestamp)(nil),    // 13: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 14: google.protobuf.Duration
 }
 var file_hearth_operator_v1_operator_proto_depIdxs = []int32{
 	3,  // 0: hearth.operator.v1.ListInstancesResponse.instances:type_name -> hearth.operator.v1.Instance
 	0,  // 1: hearth.operator.v1.Instance.state:type_name -> hearth.operator.v1.InstanceState
-	11, // 2: hearth.operator.v1.Instance.created_at:type_name -> google.protobuf.Timestamp
-	11, // 3: hearth.operator.v1.Instance.heard_at:type_name -> google.protobuf.Timestamp
+	13, // 2: hearth.operator.v1.Instance.created_at:type_name -> google.protobuf.Timestamp
+	13, // 3: hearth.operator.v1.Instance.heard_at:type_name -> google.protobuf.Timestamp
 	6,  // 4: hearth.operator.v1.ListEnvironmentsResponse.environments:type_name -> hearth.operator.v1.Environment
-	11, // 5: hearth.operator.v1.Environment.since:type_name -> google.protobuf.Timestamp
-	12, // 6: hearth.operator.v1.CreateJoinTokenRequest.valid_for:type_name -> google.protobuf.Duration
-	11, // 7: hearth.operator.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	13, // 5: hearth.operator.v1.Environment.since:type_name -> google.protobuf.Timestamp
+	14, // 6: hearth.operator.v1.CreateJoinTokenRequest.valid_for:type_name -> google.protobuf.Duration
+	13, // 7: hearth.operator.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
 	1,  // 8: hearth.operator.v1.OperatorService.ListInstances:input_type -> hearth.operator.v1.ListInstancesRequest
 	4,  // 9: hearth.operator.v1.OperatorService.ListEnvironments:input_type -> hearth.operator.v1.ListEnvironmentsRequest
 	7,  // 10: hearth.operator.v1.OperatorService.DrainInstance:input_type -> hearth.operator.v1.DrainInstanceRequest
-	9,  // 11: hearth.operator.v1.OperatorService.CreateJoinToken:input_type -> hearth.operator.v1.CreateJoinTokenRequest
-	2,  // 12: hearth.operator.v1.OperatorService.ListInstances:output_type -> hearth.operator.v1.ListInstancesResponse
-	5,  // 13: hearth.operator.v1.OperatorService.ListEnvironments:output_type -> hearth.operator.v1.ListEnvironmentsResponse
-	8,  // 14: hearth.operator.v1.OperatorService.DrainInstance:output_type -> hearth.operator.v1.DrainInstanceResponse
-	10, // 15: hearth.operator.v1.OperatorService.CreateJoinToken:output_type -> hearth.operator.v1.CreateJoinTokenResponse
-	12, // [12:16] is the sub-list for method output_type
-	8,  // [8:12] is the sub-list for method input_type
+	9,  // 11: hearth.operator.v1.OperatorService.UndrainInstance:input_type -> hearth.operator.v1.UndrainInstanceRequest
+	11, // 12: hearth.operator.v1.OperatorService.CreateJoinToken:input_type -> hearth.operator.v1.CreateJoinTokenRequest
+	2,  // 13: hearth.operator.v1.OperatorService.ListInstances:output_type -> hearth.operator.v1.ListInstancesResponse
+	5,  // 14: hearth.operator.v1.OperatorService.ListEnvironments:output_type -> hearth.operator.v1.ListEnvironmentsResponse
+	8,  // 15: hearth.operator.v1.OperatorService.DrainInstance:output_type -> hearth.operator.v1.DrainInstanceResponse
+	10, // 16: hearth.operator.v1.OperatorService.UndrainInstance:output_type -> hearth.operator.v1.UndrainInstanceResponse
+	12, // 17: hearth.operator.v1.OperatorService.CreateJoinToken:output_type -> hearth.operator.v1.CreateJoinTokenResponse
+	13, // [13:18] is the sub-list for method output_type
+	8,  // [8:13] is the sub-list for method input_type
 	8,  // [8:8] is the sub-list for extension type_name
 	8,  // [8:8] is the sub-list for extension extendee
 	0,  // [0:8] is the sub-list for field type_name
@@ -1018,7 +1109,7 @@ func file_hearth_operator_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hearth_operator_v1_operator_proto_rawDesc), len(file_hearth_operator_v1_operator_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const (
 	OperatorService_ListInstances_FullMethodName    = "/hearth.operator.v1.OperatorService/ListInstances"
 	OperatorService_ListEnvironments_FullMethodName = "/hearth.operator.v1.OperatorService/ListEnvironments"
 	OperatorService_DrainInstance_FullMethodName    = "/hearth.operator.v1.OperatorService/DrainInstance"
+	OperatorService_UndrainInstance_FullMethodName  = "/hearth.operator.v1.OperatorService/UndrainInstance"
 	OperatorService_CreateJoinToken_FullMethodName  = "/hearth.operator.v1.OperatorService/CreateJoinToken"
 )
 
@@ -42,6 +43,9 @@ type OperatorServiceClient interface {
 	// environments are replaced elsewhere first and then stopped. It returns at
 	// once; ListInstances shows the progress. Errors: NOT_FOUND.
 	DrainInstance(ctx context.Context, in *DrainInstanceRequest, opts ...grpc.CallOption) (*DrainInstanceResponse, error)
+	// UndrainInstance lets a drained instance take environments again. What was
+	// told to drain already goes on doing so. Errors: NOT_FOUND.
+	UndrainInstance(ctx context.Context, in *UndrainInstanceRequest, opts ...grpc.CallOption) (*UndrainInstanceResponse, error)
 	// CreateJoinToken makes a token with which a host joins a capacity provider.
 	// Errors: NOT_FOUND when the provider does not exist; INVALID_ARGUMENT.
 	CreateJoinToken(ctx context.Context, in *CreateJoinTokenRequest, opts ...grpc.CallOption) (*CreateJoinTokenResponse, error)
@@ -85,6 +89,16 @@ func (c *operatorServiceClient) DrainInstance(ctx context.Context, in *DrainInst
 	return out, nil
 }
 
+func (c *operatorServiceClient) UndrainInstance(ctx context.Context, in *UndrainInstanceRequest, opts ...grpc.CallOption) (*UndrainInstanceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UndrainInstanceResponse)
+	err := c.cc.Invoke(ctx, OperatorService_UndrainInstance_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *operatorServiceClient) CreateJoinToken(ctx context.Context, in *CreateJoinTokenRequest, opts ...grpc.CallOption) (*CreateJoinTokenResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CreateJoinTokenResponse)
@@ -109,6 +123,9 @@ type OperatorServiceServer interface {
 	// environments are replaced elsewhere first and then stopped. It returns at
 	// once; ListInstances shows the progress. Errors: NOT_FOUND.
 	DrainInstance(context.Context, *DrainInstanceRequest) (*DrainInstanceResponse, error)
+	// UndrainInstance lets a drained instance take environments again. What was
+	// told to drain already goes on doing so. Errors: NOT_FOUND.
+	UndrainInstance(context.Context, *UndrainInstanceRequest) (*UndrainInstanceResponse, error)
 	// CreateJoinToken makes a token with which a host joins a capacity provider.
 	// Errors: NOT_FOUND when the provider does not exist; INVALID_ARGUMENT.
 	CreateJoinToken(context.Context, *CreateJoinTokenRequest) (*CreateJoinTokenResponse, error)
@@ -130,6 +147,9 @@ func (UnimplementedOperatorServiceServer) ListEnvironments(context.Context, *Lis
 }
 func (UnimplementedOperatorServiceServer) DrainInstance(context.Context, *DrainInstanceRequest) (*DrainInstanceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DrainInstance not implemented")
+}
+func (UnimplementedOperatorServiceServer) UndrainInstance(context.Context, *UndrainInstanceRequest) (*UndrainInstanceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UndrainInstance not implemented")
 }
 func (UnimplementedOperatorServiceServer) CreateJoinToken(context.Context, *CreateJoinTokenRequest) (*CreateJoinTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateJoinToken not implemented")
@@ -209,6 +229,24 @@ func _OperatorService_DrainInstance_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _OperatorService_UndrainInstance_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UndrainInstanceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).UndrainInstance(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_UndrainInstance_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).UndrainInstance(ctx, req.(*UndrainInstanceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _OperatorService_CreateJoinToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateJoinTokenRequest)
 	if err := dec(in); err != nil {
@@ -245,6 +283,10 @@ var OperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DrainInstance",
 			Handler:    _OperatorService_DrainInstance_Handler,
+		},
+		{
+			MethodName: "UndrainInstance",
+			Handler:    _OperatorService_UndrainInstance_Handler,
 		},
 		{
 			MethodName: "CreateJoinToken",
