@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hearth-compute/hearth/sandbox"
 	"github.com/hearth-compute/hearth/sandbox/oci"
 )
 
@@ -255,44 +256,82 @@ func removeTree(dir string) error {
 	return nil
 }
 
-// removeParentCgroup deletes the parent cgroup and the ancestors that are empty
-// without it.
+// removeParentCgroup deletes the cgroups of sandboxes, then the parent and its
+// ancestors, as far as nobody else has cgroups there.
 func (d *Driver) removeParentCgroup() error {
-	if err := removeCgroup(d.cfg.CgroupParent); err != nil {
-		return err
-	}
 	hs, err := hierarchies()
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, h := range hs {
-		for dir := path.Dir(d.cfg.CgroupParent); dir != "/"; dir = path.Dir(dir) {
-			if unix.Rmdir(filepath.Join(h.mount, dir)) != nil {
-				break // in use by others
-			}
+		errs = append(errs, removeParent(h.mount, d.cfg.CgroupParent))
+	}
+	return errors.Join(errs...)
+}
+
+func removeParent(mount, parent string) error {
+	dir := filepath.Join(mount, parent)
+	names, err := children(dir)
+	if err != nil {
+		return err
+	}
+	foreign := false
+	for _, name := range names {
+		if !strings.HasPrefix(name, cgroupPrefix) {
+			foreign = true
+			continue
 		}
+		if err := removeTree(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	if foreign {
+		return nil
+	}
+	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("removing cgroup %s: %w", dir, err)
+	}
+	above := path.Dir(parent)
+	for above != "/" && unix.Rmdir(filepath.Join(mount, above)) == nil { // until one is in use by others
+		above = path.Dir(above)
 	}
 	return nil
 }
 
-// childCgroups returns the names of the cgroups below the parent.
-func (d *Driver) childCgroups() ([]string, error) {
+// sandboxCgroups returns the sandboxes that have a cgroup below the parent.
+func (d *Driver) sandboxCgroups() ([]sandbox.ID, error) {
 	hs, err := hierarchies()
 	if err != nil {
 		return nil, err
 	}
-	var names []string
+	var ids []sandbox.ID
 	for _, h := range hs {
-		entries, err := os.ReadDir(filepath.Join(h.mount, d.cfg.CgroupParent))
+		names, err := children(filepath.Join(h.mount, d.cfg.CgroupParent))
 		if err != nil {
-			continue // not made in this hierarchy
+			return nil, err
 		}
-		for _, e := range entries {
-			if e.IsDir() {
-				names = append(names, e.Name())
+		for _, name := range names {
+			if id, ours := strings.CutPrefix(name, cgroupPrefix); ours && id != "" {
+				ids = append(ids, sandbox.ID(id))
 			}
 		}
 	}
-	slices.Sort(names)
-	return slices.Compact(names), nil
+	return ids, nil
+}
+
+// children returns the names of the cgroups in a directory; none if it does not
+// exist.
+func children(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
 }

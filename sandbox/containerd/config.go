@@ -49,8 +49,9 @@ type Config struct {
 	// NftTable is the nftables table (family ip) that belongs to this driver alone.
 	// Default DefaultNftTable.
 	NftTable string
-	// CgroupParent is the cgroup above all sandboxes, which belongs to this driver
-	// alone: "/hearth/i-1". Required.
+	// CgroupParent is the cgroup above all sandboxes, whose names below it begin
+	// with "sandbox-"; they and its limits belong to this driver alone:
+	// "/hearth/i-1". Required.
 	CgroupParent string
 	// CgroupLimits limit all sandboxes together. Zero: no limit of that kind.
 	CgroupLimits CgroupLimits
@@ -120,6 +121,10 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// cgroupPrefix tells the cgroups of sandboxes from others below CgroupParent,
+// which are none of the driver's business.
+const cgroupPrefix = "sandbox-"
+
 // network is the name of the CNI network.
 func (c Config) network() string { return "hearth-" + strings.ToLower(c.Namespace) }
 
@@ -131,12 +136,14 @@ func (c Config) netnsPath(id sandbox.ID) string  { return c.dir("netns", string(
 func (c Config) tmpDir(id sandbox.ID) string     { return c.dir("tmp", string(id)) }
 func (c Config) tmpImage(id sandbox.ID) string   { return c.dir("tmp", string(id)+".img") }
 func (c Config) sandboxDir(id sandbox.ID) string { return c.dir("sandboxes", string(id)) }
-func (c Config) cgroupPath(id sandbox.ID) string { return path.Join(c.CgroupParent, string(id)) }
-func (c Config) hostsFile() string               { return c.dir("hosts") }
-func (c Config) resolvConf() string              { return c.dir("resolv.conf") }
-func (c Config) leaseDir() string                { return c.dir("cni", "ipam") }
-func (c Config) cniCache() string                { return c.dir("cni", "cache") }
-func (Config) ownDirs() []string                 { return []string{"netns", "tmp", "sandboxes", "cni"} }
+func (c Config) cgroupPath(id sandbox.ID) string {
+	return path.Join(c.CgroupParent, cgroupPrefix+string(id))
+}
+func (c Config) hostsFile() string  { return c.dir("hosts") }
+func (c Config) resolvConf() string { return c.dir("resolv.conf") }
+func (c Config) leaseDir() string   { return c.dir("cni", "ipam") }
+func (c Config) cniCache() string   { return c.dir("cni", "cache") }
+func (Config) ownDirs() []string    { return []string{"netns", "tmp", "sandboxes", "cni"} }
 
 func (c Config) fifos(id sandbox.ID) (o, e string) {
 	return filepath.Join(c.sandboxDir(id), "stdout"), filepath.Join(c.sandboxDir(id), "stderr")

@@ -171,6 +171,36 @@ func TestOpenSweepsWhatACrashLeft(t *testing.T) {
 	}
 }
 
+func TestCgroupsOfOthersBelowTheParentAreLeftAlone(t *testing.T) {
+	w := newWorld(t)
+	w.answers(t, "ours", 1, "wait", "0")
+	cgroup := status(t, w.Driver, "ours").CgroupPath
+	if want := w.cfg.CgroupParent + "/sandbox-ours"; cgroup != want {
+		t.Errorf("the cgroup is %s, want %s", cgroup, want)
+	}
+	other := config(t)
+	other.CgroupParent = w.cfg.CgroupParent + "/i-1"
+	beside := world{open(t, other), other, w.out}
+	t.Cleanup(func() {
+		if err := beside.Destroy(context.WithoutCancel(t.Context())); err != nil { // the parent of both, too
+			t.Errorf("destroying: %v", err)
+		}
+	})
+	if _, err := beside.Pull(t.Context(), static); err != nil {
+		t.Fatal(err)
+	}
+	beside.run(t, "theirs", "wait", "0")
+	if err := w.Sweep(t.Context()); err != nil {
+		t.Errorf("sweeping: %v", err)
+	}
+	if err := w.Destroy(t.Context()); err != nil {
+		t.Errorf("destroying: %v", err)
+	}
+	if s := status(t, beside.Driver, "theirs"); s.State != sandbox.StateRunning {
+		t.Errorf("the sandbox of the other driver is %s", s.State)
+	}
+}
+
 func TestDestroyAfterEverythingWasKilled(t *testing.T) {
 	w := newWorld(t) // its clean-up wants nothing left
 	for i := range 3 {

@@ -4,14 +4,15 @@
 // # Model
 //
 // One Driver is one tenant of a host: it owns a containerd namespace, a data
-// directory, a subnet, an nftables table and a parent cgroup, and never touches
-// anything outside them, so several drivers live side by side. A sandbox is
+// directory, a subnet, an nftables table and the sandbox cgroups below a parent
+// cgroup, and never touches anything else, so several drivers live side by side.
+// A sandbox is
 //
 //	containerd container, its snapshot and its task, each named by the sandbox's id
-//	DataDir/netns/ID      its network namespace, kept by a bind mount
-//	DataDir/tmp/ID[.img]  the file system on /tmp and the sparse file behind it
-//	DataDir/sandboxes/ID  the FIFOs of its two output streams
-//	CgroupParent/ID       its cgroup
+//	DataDir/netns/ID         its network namespace, kept by a bind mount
+//	DataDir/tmp/ID[.img]     the file system on /tmp and the sparse file behind it
+//	DataDir/sandboxes/ID     the FIFOs of its two output streams
+//	CgroupParent/sandbox-ID  its cgroup
 //
 // Labels are container labels with the prefix "hearth/"; metadata is a
 // container extension, because labels are limited to 4 KiB.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -90,6 +92,38 @@ func TestFindsTheHierarchyOfAController(t *testing.T) {
 	}
 	if got, ok := with(nil, "cpu"); ok {
 		t.Errorf("found %+v in nothing", got)
+	}
+}
+
+func TestTheParentGoesOnlyWhenNobodyElseHasCgroupsBelowIt(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct{ make, want []string }{
+		"only ours":          {[]string{"a/b/sandbox-1/deep", "a/b/sandbox-2"}, nil},
+		"others below it":    {[]string{"a/b/sandbox-1", "a/b/i-1/sandbox-1"}, []string{"a", "a/b", "a/b/i-1", "a/b/i-1/sandbox-1"}},
+		"others beside it":   {[]string{"a/b/sandbox-1", "a/c"}, []string{"a", "a/c"}},
+		"there is no parent": {[]string{"a/c"}, []string{"a", "a/c"}},
+	} {
+		mount := t.TempDir()
+		for _, dir := range tc.make {
+			if err := os.MkdirAll(filepath.Join(mount, dir), 0o750); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := removeParent(mount, "/a/b"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		var left []string
+		if err := filepath.WalkDir(mount, func(path string, _ os.DirEntry, err error) error {
+			if rel, _ := filepath.Rel(mount, path); rel != "." {
+				left = append(left, rel)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(tc.want, left); d != "" {
+			t.Errorf("%s: %s", name, d)
+		}
 	}
 }
 

@@ -64,13 +64,11 @@ func (d *Driver) traces(ctx context.Context) ([]sandbox.ID, error) {
 		return nil, err
 	}
 	ids = append(ids, leased...)
-	cgroups, err := d.childCgroups()
+	cgroups, err := d.sandboxCgroups()
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range cgroups {
-		ids = append(ids, sandbox.ID(name))
-	}
+	ids = append(ids, cgroups...)
 	err = d.client.SnapshotService(d.cfg.Snapshotter).Walk(ctx, func(_ context.Context, info snapshots.Info) error {
 		// Layers of images are committed; a snapshot being unpacked has a space in
 		// its name.
