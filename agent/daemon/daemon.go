@@ -64,12 +64,17 @@ type Parts struct {
 	Driver func(output sandbox.Output) (Driver, error)
 	// Dial opens connections to control services; nil means TCP.
 	Dial session.Dialer
+	// Claim keeps other agents away from what the driver works on until release
+	// is called; nil means that there is nothing to share. Errors:
+	// FailedPrecondition.
+	Claim func(ctx context.Context) (release func() error, err error)
 }
 
 // Agent is one agent. Make it with New.
 type Agent struct {
 	cfg     Config
 	dial    session.Dialer
+	claim   func(context.Context) (release func() error, err error)
 	driver  Driver
 	output  *pool.Output
 	metrics *instruments
@@ -90,7 +95,7 @@ type Agent struct {
 // which alone needs to know the control services and the zone.
 // Errors: InvalidArgument.
 func New(cfg Config) (*Agent, error) {
-	return NewWith(cfg, Parts{Driver: func(output sandbox.Output) (Driver, error) {
+	return NewWith(cfg, Parts{Claim: cfg.claimHost, Driver: func(output sandbox.Output) (Driver, error) {
 		d := containerd.Config{
 			Address:      cfg.ContainerdAddress,
 			Namespace:    cfg.ContainerdNamespace,
@@ -122,7 +127,10 @@ func NewWith(cfg Config, parts Parts) (*Agent, error) {
 		return nil, err
 	}
 	cfg.Allocatable = allocatable(cfg.Allocatable, machine)
-	a := &Agent{cfg: cfg, dial: parts.Dial, output: pool.NewOutput(cfg.Log)}
+	a := &Agent{cfg: cfg, dial: parts.Dial, claim: parts.Claim, output: pool.NewOutput(cfg.Log)}
+	if a.claim == nil {
+		a.claim = func(context.Context) (func() error, error) { return func() error { return nil }, nil }
+	}
 	if a.metrics, err = newInstruments(); err != nil {
 		return nil, err
 	}
@@ -132,7 +140,8 @@ func NewWith(cfg Config, parts Parts) (*Agent, error) {
 
 // Run works until ctx ends, then drains and stops. It returns an error when
 // the agent cannot go on: its identity or token is refused, its data directory
-// is in use or unreadable, or the drain took too long.
+// or another part of the host is another agent's (FailedPrecondition) or
+// unreadable, or the drain took too long.
 func (a *Agent) Run(ctx context.Context) (err error) {
 	if err := a.cfg.Validate(); err != nil {
 		return err
@@ -142,6 +151,11 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
+	release, err := a.claim(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
 	defer func() { err = errors.Join(err, a.driver.Close()) }()
 	if err := a.open(ctx); err != nil {
 		if ctx.Err() != nil {

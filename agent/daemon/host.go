@@ -23,7 +23,8 @@ const (
 
 // Destroy removes everything an agent with this configuration ever made on this
 // host: sandboxes, networks, cgroups and files, its identity included. No agent
-// may run on the data directory. Idempotent.
+// may run on the data directory or anything else that is this agent's alone.
+// Idempotent. Errors: FailedPrecondition.
 func (a *Agent) Destroy(ctx context.Context) (err error) {
 	if _, err := os.Stat(a.cfg.DataDir); err == nil {
 		unlock, err := lockDir(a.cfg.DataDir)
@@ -32,6 +33,11 @@ func (a *Agent) Destroy(ctx context.Context) (err error) {
 		}
 		defer func() { _ = unlock() }()
 	}
+	release, err := a.claim(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
 	if err := errors.Join(a.driver.Destroy(ctx), a.driver.Close()); err != nil {
 		return fmt.Errorf("destroying the agent in %s: %w", a.cfg.DataDir, err)
 	}
