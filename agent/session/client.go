@@ -139,6 +139,9 @@ func (c *Client) join(ctx context.Context) (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
+	if _, _, err := privateKey(c.cfg.Dir); err != nil {
+		return Identity{}, err // no control service can help
+	}
 	for wait := newBackoff(); ; {
 		for _, address := range c.cfg.Controls {
 			id, err := c.joinAt(ctx, address, t)

@@ -83,17 +83,61 @@ func loadIdentity(dir string) (Identity, error) {
 	return id, nil
 }
 
-// storeIdentity writes what a join brought; the certificate last, because it
-// says that the rest is there.
-func storeIdentity(dir string, key []byte, resp *agentv1.JoinResponse) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("storing the identity: %w", err)
+// privateKey returns the instance's key, in PEM too, making and storing it if
+// there is none. A control service binds a token to the first key it comes with,
+// so the key is on disk before a token is sent, and every later attempt, of this
+// process or the next, is made with it. Errors: Internal (file damaged).
+func privateKey(dir string) (key *ecdsa.PrivateKey, keyPEM []byte, err error) {
+	path := filepath.Join(dir, fileKey)
+	keyPEM, err = os.ReadFile(path) //nolint:gosec // a fixed name in our own directory
+	switch {
+	case err == nil:
+		key, err = parseKey(keyPEM)
+		if err != nil {
+			return nil, nil, fmt.Errorf("private key in %s: %w; remove it and join with a new token: %w", path, err, errdefs.ErrInternal)
+		}
+		return key, keyPEM, nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, nil, fmt.Errorf("reading the private key: %w", err)
 	}
+	key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a private key: %w", err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a private key: %w", err)
+	}
+	keyPEM = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	if err := errors.Join(os.MkdirAll(dir, 0o700), writeFile(path, keyPEM)); err != nil {
+		return nil, nil, fmt.Errorf("storing the private key: %w", err)
+	}
+	return key, keyPEM, nil
+}
+
+func parseKey(keyPEM []byte) (*ecdsa.PrivateKey, error) {
+	block, _ := pem.Decode(keyPEM)
+	if block == nil {
+		return nil, errors.New("not a PEM file")
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	key, ok := parsed.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("it is of type %T", parsed)
+	}
+	return key, nil
+}
+
+// storeIdentity writes what a join brought beside the key; the certificate last,
+// because it says that the rest is there.
+func storeIdentity(dir string, resp *agentv1.JoinResponse) error {
 	for _, f := range []struct {
 		name string
 		data []byte
 	}{
-		{fileKey, key},
 		{fileCA, resp.GetCa()},
 		{fileInstance, []byte(resp.GetInstanceId() + "\n")},
 		{fileCert, resp.GetCertificate()},
@@ -105,7 +149,7 @@ func storeIdentity(dir string, key []byte, resp *agentv1.JoinResponse) error {
 	return nil
 }
 
-// writeFile replaces a file as a whole.
+// writeFile replaces a file as a whole; it survives a loss of power.
 func writeFile(path string, data []byte) error {
 	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // our own directory
 	if err != nil {
@@ -115,7 +159,14 @@ func writeFile(path string, data []byte) error {
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(path+".new", path)
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // token is a join token taken apart. The server checks the rest of it.
@@ -169,15 +220,12 @@ func publicKeyHash(c *x509.Certificate) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// join exchanges a token for an identity over conn and stores it in dir.
+// join exchanges a token for an identity over conn and stores it in dir, where
+// the key is or will be.
 func join(ctx context.Context, conn grpc.ClientConnInterface, t token, dir string) (Identity, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, keyPEM, err := privateKey(dir)
 	if err != nil {
-		return Identity{}, fmt.Errorf("making a key: %w", err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return Identity{}, fmt.Errorf("making a key: %w", err)
+		return Identity{}, err
 	}
 	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
 	if err != nil {
@@ -190,11 +238,10 @@ func join(ctx context.Context, conn grpc.ClientConnInterface, t token, dir strin
 	if err := t.checkAuthority(resp.GetCa()); err != nil {
 		return Identity{}, err
 	}
-	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	if _, err := tls.X509KeyPair(resp.GetCertificate(), keyPEM); err != nil {
 		return Identity{}, fmt.Errorf("joining: certificate does not fit the key: %w: %w", err, errdefs.ErrInternal)
 	}
-	if err := storeIdentity(dir, keyPEM, resp); err != nil {
+	if err := storeIdentity(dir, resp); err != nil {
 		return Identity{}, err
 	}
 	return loadIdentity(dir)

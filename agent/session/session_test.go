@@ -115,6 +115,7 @@ type control struct {
 
 	mu      sync.Mutex
 	joins   int
+	keys    [][]byte // public keys that came with requests to join
 	refuse  error
 	answer  *agentv1.JoinResponse // instead of the right one
 	session chan error            // ends the running session
@@ -174,6 +175,9 @@ func (c *control) Join(_ context.Context, req *agentv1.JoinRequest) (*agentv1.Jo
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.joins++
+	if csr, err := x509.ParseCertificateRequest(req.GetCsr()); err == nil {
+		c.keys = append(c.keys, csr.RawSubjectPublicKeyInfo)
+	}
 	if c.refuse != nil {
 		return nil, c.refuse
 	}
@@ -571,6 +575,57 @@ func TestInvariant1_OnlyTheAuthorityInTheTokenIsTrusted(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestEveryAttemptToJoinIsMadeWithTheSameKey(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "identity")
+	synctest.Test(t, func(t *testing.T) {
+		a := newAuthority(t)
+		c := newControl(t, a, "hearth-control")
+		defer c.stop()
+		h := &hosts{lis: map[string]*bufconn.Listener{"c:1": c.lis}, dials: map[string]int{}}
+		c.refuse = status.Error(codes.Unavailable, "the answer was lost")
+		first := run(t, dir, a.token(), h, "c:1")
+		time.Sleep(10 * time.Second)
+		first.stop() // before it has joined
+		info, err := os.Stat(filepath.Join(dir, "key.pem"))
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("the key: %v %v", info, err)
+		}
+		c.mu.Lock()
+		tries := c.joins
+		c.refuse = nil
+		c.mu.Unlock()
+		second := run(t, dir, a.token(), h, "c:1")
+		<-c.registers
+		second.stop()
+		if tries < 2 || len(c.keys) != tries+1 {
+			t.Fatalf("got %d attempts, then %d in all", tries, len(c.keys))
+		}
+		for _, key := range c.keys {
+			if !bytes.Equal(key, c.keys[0]) {
+				t.Fatal("an attempt was made with another key")
+			}
+		}
+	})
+}
+
+func TestAKeyThatCannotBeReadIsNotReplaced(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "key.pem")
+	if err := os.WriteFile(path, []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h := &hosts{lis: map[string]*bufconn.Listener{}, dials: map[string]int{}}
+	if err := <-run(t, dir, a.token(), h, "c:1").done; !errdefs.IsInternal(err) {
+		t.Errorf("got %v", err)
+	}
+	if b, err := os.ReadFile(path); err != nil || string(b) != "damaged" {
+		t.Errorf("got %q %v", b, err)
 	}
 }
 
