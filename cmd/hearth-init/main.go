@@ -9,6 +9,7 @@
 package main
 
 import (
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,12 @@ const (
 	exitNotExecutable = 126
 	exitNotFound      = 127
 	exitSignalBase    = 128
+)
+
+// What the kernel reads at most to find out how to run a file.
+const (
+	maxShebang = 256
+	maxLoader  = 4096
 )
 
 func main() {
@@ -49,7 +56,7 @@ func run(args []string, stderr io.Writer) int {
 		Env:   os.Environ(),
 	})
 	if err != nil {
-		_, _ = fmt.Fprintf(stderr, "hearth-init: %v\n", err)
+		_, _ = fmt.Fprintf(stderr, "hearth-init: %v\n", explain(file, err))
 		return exitNotExecutable
 	}
 	return supervise(child.Pid, signals)
@@ -66,6 +73,60 @@ func choose(list string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("none of these exists: %s", list)
+}
+
+// explain says what is missing when a file that exists cannot be started because
+// something does not exist: what the kernel was to run it with.
+func explain(file string, err error) error {
+	if !errors.Is(err, syscall.ENOENT) {
+		return err
+	}
+	if _, missing := os.Stat(file); missing != nil {
+		return err
+	}
+	switch kind, name := runsWith(file); {
+	case name == "":
+		return fmt.Errorf("starting %s: its interpreter or loader is not in the image", file)
+	case exists(name):
+		return fmt.Errorf("starting %s: its %s %q is in the image, but what that needs in turn is not", file, kind, name)
+	default:
+		return fmt.Errorf("starting %s: its %s %q is not in the image", file, kind, name)
+	}
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
+}
+
+// runsWith returns the interpreter of a script or the loader of a program;
+// empty if the file names neither or cannot be read.
+func runsWith(file string) (kind, name string) {
+	f, err := os.Open(file) //nolint:gosec // G304: the command of the sandbox, read with its rights
+	if err != nil {
+		return "", ""
+	}
+	defer func() { _ = f.Close() }()
+	head := make([]byte, maxShebang)
+	n, _ := io.ReadFull(f, head)
+	if script, ok := strings.CutPrefix(string(head[:n]), "#!"); ok {
+		line, _, _ := strings.Cut(script, "\n")
+		name, _, _ := strings.Cut(strings.TrimLeft(line, " \t"), " ")
+		name, _, _ = strings.Cut(name, "\t")
+		return "interpreter", name // a carriage return is part of it
+	}
+	program, err := elf.NewFile(f)
+	if err != nil {
+		return "", ""
+	}
+	for _, p := range program.Progs {
+		if p.Type == elf.PT_INTERP && p.Filesz <= maxLoader {
+			loader := make([]byte, p.Filesz)
+			_, _ = p.ReadAt(loader, 0)
+			return "loader", strings.TrimRight(string(loader), "\x00")
+		}
+	}
+	return "", ""
 }
 
 // supervise forwards signals to the child and reaps whatever ends, until the

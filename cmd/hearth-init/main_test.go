@@ -3,6 +3,8 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -196,6 +199,63 @@ func TestSaysInOneLineWhyItCannotRun(t *testing.T) {
 			t.Errorf("%q: got %d %q, want %d and one line with %s", c.args, code, stderr, c.code, c.says)
 		}
 	}
+}
+
+func TestNamesTheInterpreterOrLoaderThatIsMissing(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, c := range map[string]struct {
+		content []byte
+		says    string
+	}{
+		"script":    {[]byte("#!/nowhere/node --flag\ncode\n"), `its interpreter "/nowhere/node" is not in the image`},
+		"spaces":    {[]byte("#! \t/nowhere/sh\t-e\n"), `its interpreter "/nowhere/sh" is not in the image`},
+		"windows":   {[]byte("#!/bin/sh\r\nexit 0\r\n"), `its interpreter "/bin/sh\r" is not in the image`},
+		"program":   {program(t, "/nowhere/ld.so"), `its loader "/nowhere/ld.so" is not in the image`},
+		"by_script": {[]byte("#!" + dir + "/program\n"), `its interpreter "` + dir + `/program" is in the image, but what that needs in turn is not`},
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), c.content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			file := filepath.Join(dir, name)
+			code, _, stderr := finish(t, "--", file)
+			if want := "hearth-init: starting " + file + ": " + c.says + "\n"; code != 126 || stderr != want {
+				t.Errorf("got %d %q, want 126 and %q", code, stderr, want)
+			}
+		})
+	}
+}
+
+// program is the least that the kernel takes for a program with a loader.
+func program(t *testing.T, loader string) []byte {
+	t.Helper()
+	machine := elf.EM_X86_64
+	if runtime.GOARCH == "arm64" {
+		machine = elf.EM_AARCH64
+	}
+	const header, entry = 64, 56
+	loader += "\x00"
+	size := uint64(len(loader))
+	var b bytes.Buffer
+	for _, part := range []any{
+		elf.Header64{
+			Ident: [16]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
+			Type:  uint16(elf.ET_DYN), Machine: uint16(machine), Version: uint32(elf.EV_CURRENT),
+			Phoff: header, Ehsize: header, Phentsize: entry, Phnum: 1,
+		},
+		elf.Prog64{Type: uint32(elf.PT_INTERP), Flags: uint32(elf.PF_R), Off: header + entry, Filesz: size, Memsz: size, Align: 1},
+		[]byte(loader),
+	} {
+		if err := binary.Write(&b, binary.LittleEndian, part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b.Bytes()
 }
 
 func TestForwardsSignals(t *testing.T) {
