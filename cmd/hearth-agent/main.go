@@ -31,6 +31,10 @@ func run(ctx context.Context) error {
 	if err := boot.Parse(fs, os.Args[1:], os.Getenv); err != nil {
 		return err
 	}
+	if f.version {
+		fmt.Println(boot.Version())
+		return nil
+	}
 	cfg, err := f.config()
 	if err != nil {
 		return err
@@ -57,10 +61,11 @@ type flags struct {
 	vcpu           vcpu
 	memory, cache  boot.Size
 	check, destroy bool
+	version        bool
 }
 
 func register(fs *flag.FlagSet) *flags {
-	f := &flags{controls: boot.NewList(), deny: boot.NewList("10.201.0.0/16"), cache: 8 * boot.GiB}
+	f := &flags{controls: boot.NewList(), deny: boot.NewList("10.200.0.0/15"), cache: 8 * boot.GiB}
 	c := &f.cfg
 	fs.Var(f.controls, "control", "`HOST:PORT[,…]` of the control services' agent listeners")
 	fs.StringVar(&c.DataDir, "data-dir", "/var/lib/hearth/agent", "`DIR` of the agent's own files")
@@ -69,10 +74,10 @@ func register(fs *flag.FlagSet) *flags {
 	fs.StringVar(&c.CapacityProvider, "capacity-provider", "", "`NAME` of the capacity provider the join token must be for")
 	fs.StringVar(&c.Zone, "zone", "", "`NAME` of the availability zone of this host")
 	fs.StringVar(&c.JoinTokenFile, "join-token-file", "", "`FILE` with the join token; read until the host has joined")
-	fs.StringVar(&f.subnet, "subnet", "10.201.0.0/24", "`CIDR` environments get their addresses from, this agent's alone")
+	fs.StringVar(&f.subnet, "subnet", "10.200.0.0/24", "`CIDR` environments get their addresses from, this agent's alone")
 	fs.Var(f.deny, "deny-cidr", "`CIDR[,…]` environments cannot reach, beside their own subnet and 169.254.0.0/16")
 	fs.StringVar(&c.NftTable, "nft-table", "hearth", "nftables `TABLE`, this agent's alone")
-	fs.StringVar(&c.CgroupParent, "cgroup-parent", "/hearth", "`CGROUP` above all environments, this agent's alone")
+	fs.StringVar(&c.CgroupParent, "cgroup-parent", "/hearth/agent", "`CGROUP` above all environments, this agent's alone")
 	fs.Var(&f.vcpu, "vcpu", "`VCPUS` environments may take together, for example 1.5; 0 means all but one")
 	fs.Var(&f.memory, "memory", "memory environments may take together; 0 means all but 1 GiB")
 	fs.BoolVar(&c.LimitParent, "limit", false, "make --vcpu and --memory the limits of --cgroup-parent")
@@ -84,6 +89,7 @@ func register(fs *flag.FlagSet) *flags {
 	fs.StringVar(&c.MetricsListen, "metrics-listen", "", "loopback `HOST:PORT` for /metrics, /healthz and /readyz; empty means none")
 	fs.DurationVar(&c.DrainTimeout, "drain-timeout", 15*time.Minute, "how long invokes may run on after SIGTERM")
 	fs.BoolVar(&f.check, "check", false, "check the flags and exit")
+	fs.BoolVar(&f.version, "version", false, "print the version and exit")
 	fs.BoolVar(&f.destroy, "destroy", false, "remove everything this agent made on this host and exit")
 	return f
 }
@@ -96,13 +102,13 @@ func (f *flags) config() (daemon.Config, error) {
 	cfg.Controls = split(f.controls.Values())
 	subnet, err := netip.ParsePrefix(f.subnet)
 	if err != nil {
-		errs = append(errs, fmt.Errorf("--subnet %q: must be a range such as 10.201.0.0/24", f.subnet))
+		errs = append(errs, fmt.Errorf("--subnet %q: must be a range such as 10.200.0.0/24", f.subnet))
 	}
 	cfg.Subnet = subnet
 	for _, text := range split(f.deny.Values()) {
 		prefix, err := netip.ParsePrefix(text)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("--deny-cidr %q: must be a range such as 10.201.0.0/16", text))
+			errs = append(errs, fmt.Errorf("--deny-cidr %q: must be a range such as 10.200.0.0/15", text))
 			continue
 		}
 		cfg.DenyCIDRs = append(cfg.DenyCIDRs, prefix)

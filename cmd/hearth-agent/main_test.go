@@ -48,12 +48,45 @@ func TestFlagsBecomeAConfig(t *testing.T) {
 		ContainerdAddress: "/run/containerd/containerd.sock", ContainerdNamespace: "hearth",
 		Zone: "z", JoinTokenFile: "/t", Subnet: netip.MustParsePrefix("10.201.3.0/24"),
 		DenyCIDRs: []netip.Prefix{netip.MustParsePrefix("10.201.0.0/16"), netip.MustParsePrefix("10.9.0.0/16")},
-		NftTable:  "hearth", CgroupParent: "/hearth", Allocatable: agent.Resources{CPU: 500, Memory: 8 << 30}, LimitParent: true,
+		NftTable:  "hearth", CgroupParent: "/hearth/agent", Allocatable: agent.Resources{CPU: 500, Memory: 8 << 30}, LimitParent: true,
 		InitPath: cfg.InitPath, Region: "eu-west-1", CodeCache: 8 << 30, DataConnections: 2, DrainTimeout: 30 * time.Second,
 		Hostname: cfg.Hostname, Version: cfg.Version,
 	}
 	if d := cmp.Diff(want, cfg, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestTheDefaultsAreApartFromTheLocalFleets(t *testing.T) {
+	t.Parallel()
+	f, err := parse(t, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := f.config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := netip.MustParsePrefix("10.201.0.0/16") // the default of hearth-control
+	if cfg.Subnet.Overlaps(pool) {
+		t.Errorf("the subnet %v is in %v", cfg.Subnet, pool)
+	}
+	for _, prefix := range []netip.Prefix{pool, netip.MustParsePrefix("10.200.0.0/16")} {
+		if len(cfg.DenyCIDRs) != 1 || !cfg.DenyCIDRs[0].Contains(prefix.Addr()) || cfg.DenyCIDRs[0].Bits() > prefix.Bits() {
+			t.Errorf("%v is not in %v", prefix, cfg.DenyCIDRs)
+		}
+	}
+	// Instances of the local fleet are /hearth/i-….
+	if cfg.CgroupParent != "/hearth/agent" {
+		t.Errorf("got %s", cfg.CgroupParent)
+	}
+}
+
+func TestTheVersionNeedsNoConfiguration(t *testing.T) {
+	t.Parallel()
+	f, err := parse(t, []string{"--version"}, nil)
+	if err != nil || !f.version {
+		t.Errorf("got %v %v", f.version, err)
 	}
 }
 
