@@ -118,7 +118,8 @@ func (b *agentBench) launch(ctx context.Context, tokens *sessions.Tokens, contro
 		return err
 	}
 	err = b.db.Update(ctx, func(w store.Writer) error {
-		return w.PutProvider(controlplane.CapacityProvider{Name: function, State: controlplane.ProviderActive, Zones: []controlplane.Zone{"zone"}})
+		err := w.PutProvider(controlplane.CapacityProvider{Name: function, State: controlplane.ProviderActive, Zones: []controlplane.Zone{"zone"}})
+		return errors.Join(err, w.PutInstance(controlplane.Instance{ID: instance, Provider: function, State: controlplane.InstanceLaunching}))
 	})
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 // Command bench measures invokes on this machine: latency, throughput and CPU of
-// each process, at several concurrencies, once on the full path (HTTP to the
-// Lambda API, router, agent, function) and once to an agent alone. Load generator
+// each process, at several concurrencies: on the full path (HTTP to the Lambda
+// API, router, agent, function), to an agent alone, and, as the floor, to an echo
+// in this process. Load generator
 // and everything measured share the machine's cores, so compare numbers of one
 // run with each other, not with those of other machines. Processes are told apart
 // by name, so another Hearth on the machine is counted too.
@@ -17,6 +18,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -44,7 +46,7 @@ var errTooSlow = errors.New("the benchmark took longer than ten minutes")
 
 func main() {
 	duration := flag.Duration("duration", 5*time.Second, "how long each measurement takes")
-	only := flag.String("only", "", "measure one path only: full or agent")
+	only := flag.String("only", "", "measure one path only: floor, full or agent")
 	list := flag.String("concurrency", "1,16,32", "numbers of callers, separated by commas")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -63,8 +65,8 @@ func run(ctx context.Context, w io.Writer, duration time.Duration, list, only st
 	if err != nil {
 		return err
 	}
-	if only != "" && only != "full" && only != "agent" {
-		return fmt.Errorf("-only %q: want full or agent", only)
+	if !slices.Contains([]string{"", "floor", "full", "agent"}, only) {
+		return fmt.Errorf("-only %q: want floor, full or agent", only)
 	}
 	if os.Geteuid() != 0 {
 		return errors.New("needs root")
@@ -78,6 +80,7 @@ func run(ctx context.Context, w io.Writer, duration time.Duration, list, only st
 		id, name string
 		measure  func(context.Context, io.Writer, params) error
 	}{
+		{"floor", "floor: HTTP → echo in this process", floor},
 		{"full", "full path: HTTP → hearth-control → hearth-agent → function", fullPath},
 		{"agent", "agent alone: gRPC → hearth-agent → function", agentAlone},
 	} {
