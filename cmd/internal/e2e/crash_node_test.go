@@ -97,6 +97,14 @@ func kill(t *testing.T, pids ...int) {
 	}
 }
 
+// replaced fails unless there are three processes, none of them the victim.
+func replaced(pids []int, victim int) error {
+	if len(pids) != 3 || slices.Contains(pids, victim) {
+		return fmt.Errorf("processes %v", pids)
+	}
+	return nil
+}
+
 // environment is a line of "hearth ps -o json".
 type environment struct {
 	ID       string `json:"id"`
@@ -141,7 +149,7 @@ func TestKilledFunctionIsReplaced(t *testing.T) {
 	var failed, ok atomic.Int64
 	for range 6 {
 		wg.Go(func() {
-			_, out, err := s.invoke(t.Context(), event{SleepMS: 3000})
+			_, out, err := s.invoke(t.Context(), event{SleepMS: 7000})
 			switch {
 			case err == nil:
 				ok.Add(1)
@@ -152,7 +160,7 @@ func TestKilledFunctionIsReplaced(t *testing.T) {
 			}
 		})
 	}
-	s.eventually(3*time.Second, "six invokes in flight", func() error {
+	s.eventually(6*time.Second, "six invokes in flight", func() error {
 		n := 0
 		for _, e := range s.ps() {
 			n += e.InFlight
@@ -163,13 +171,15 @@ func TestKilledFunctionIsReplaced(t *testing.T) {
 		return nil
 	})
 	begin := time.Now()
-	kill(t, s.functions()[0])
+	victim := s.functions()[0]
+	kill(t, victim)
+	s.eventually(20*time.Second, "another process", func() error { return replaced(s.functions(), victim) })
+	s.allReady(20 * time.Second)
+	t.Logf("three ready again %v after the kill", time.Since(begin).Round(time.Millisecond))
 	wg.Wait()
 	if failed.Load() != 2 || ok.Load() != 4 {
 		t.Errorf("%d invokes failed and %d succeeded; want the 2 of the killed process and the 4 of the others", failed.Load(), ok.Load())
 	}
-	s.allReady(20 * time.Second)
-	t.Logf("three ready again %v after the kill", time.Since(begin).Round(time.Millisecond))
 	for range 12 {
 		if _, _, err := s.invoke(t.Context(), event{}); err != nil {
 			t.Error(err)
@@ -193,7 +203,7 @@ func TestKilledAgentComesBack(t *testing.T) {
 	var lost, ok atomic.Int64
 	for i := range 3 {
 		wg.Go(func() {
-			_, _, err := s.invoke(t.Context(), event{Dial: count.address, Say: fmt.Sprint(i), SleepMS: 4000})
+			_, _, err := s.invoke(t.Context(), event{Dial: count.address, Say: fmt.Sprint(i), SleepMS: 8000})
 			switch {
 			case err == nil:
 				ok.Add(1)
@@ -204,7 +214,7 @@ func TestKilledAgentComesBack(t *testing.T) {
 			}
 		})
 	}
-	s.eventually(3*time.Second, "three side effects", func() error {
+	s.eventually(6*time.Second, "three side effects", func() error {
 		if n := count.total(); n != 3 {
 			return fmt.Errorf("%d so far", n)
 		}
@@ -212,6 +222,9 @@ func TestKilledAgentComesBack(t *testing.T) {
 	})
 	begin := time.Now()
 	kill(t, victims[0])
+	s.eventually(20*time.Second, "the agent to come back", func() error { return replaced(s.processes("hearth-agent"), victims[0]) })
+	s.allReady(30 * time.Second)
+	t.Logf("three ready again %v after the kill", time.Since(begin).Round(time.Millisecond))
 	wg.Wait()
 	if lost.Load() != 1 || ok.Load() != 2 {
 		t.Errorf("%d lost and %d succeeded; want 1 and 2", lost.Load(), ok.Load())
@@ -221,14 +234,6 @@ func TestKilledAgentComesBack(t *testing.T) {
 			t.Errorf("event %s was executed %d times", who, n)
 		}
 	}
-	s.eventually(20*time.Second, "the agent to come back", func() error {
-		if n := len(s.processes("hearth-agent")); n != 3 {
-			return fmt.Errorf("%d agents", n)
-		}
-		return nil
-	})
-	s.allReady(30 * time.Second)
-	t.Logf("three ready again %v after the kill", time.Since(begin).Round(time.Millisecond))
 	s.eventually(10*time.Second, "invokes on all three", func() error { return s.reaches(3) })
 }
 
@@ -290,12 +295,12 @@ func TestStoppedAgentFinishesWhatRuns(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 3 {
 		wg.Go(func() {
-			if _, _, err := s.invoke(t.Context(), event{SleepMS: 3000}); err != nil {
+			if _, _, err := s.invoke(t.Context(), event{SleepMS: 7000}); err != nil {
 				t.Errorf("an invoke that ran when the agent was stopped: %v", err)
 			}
 		})
 	}
-	s.eventually(3*time.Second, "three in flight", func() error {
+	s.eventually(6*time.Second, "three in flight", func() error {
 		for _, e := range s.ps() {
 			if e.InFlight != 1 {
 				return errors.New("not all")

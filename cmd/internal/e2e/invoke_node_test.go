@@ -97,12 +97,12 @@ func TestTheFourthOfThreeSlotsIsThrottled(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 3 {
 		wg.Go(func() {
-			if _, _, err := s.invoke(t.Context(), event{SleepMS: 4000}); err != nil {
+			if _, _, err := s.invoke(t.Context(), event{SleepMS: 8000}); err != nil {
 				t.Errorf("one of the three: %v", err)
 			}
 		})
 	}
-	s.eventually(3*time.Second, "three invokes in flight", func() error {
+	s.eventually(6*time.Second, "three invokes in flight", func() error {
 		for _, e := range s.ps() {
 			if e.InFlight != 1 {
 				return errors.New("not all are busy")
