@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -77,20 +79,44 @@ func newDataConn(conn net.Conn) (*dataConn, error) {
 	return d, nil
 }
 
-// pool holds the data connections of every instance.
+// pool holds the data connections of every instance. What is published is never
+// changed, so that an invoke reads it without a lock.
 type pool struct {
-	mu    sync.Mutex
-	conns map[controlplane.InstanceID][]*dataConn
+	conns atomic.Pointer[dataConns]
+	// mu is held by whoever publishes the next state.
+	mu sync.Mutex
+}
+
+type dataConns map[controlplane.InstanceID][]*dataConn
+
+// of returns the connections of an instance, oldest first; not to be changed.
+func (p *pool) of(id controlplane.InstanceID) []*dataConn {
+	if all := p.conns.Load(); all != nil {
+		return (*all)[id]
+	}
+	return nil
+}
+
+// publish replaces the connections of one instance.
+func (p *pool) publish(id controlplane.InstanceID, conns []*dataConn) {
+	next := dataConns{}
+	if all := p.conns.Load(); all != nil {
+		maps.Copy(next, *all)
+	}
+	if next[id] = conns; len(conns) == 0 {
+		delete(next, id)
+	}
+	p.conns.Store(&next)
 }
 
 func (p *pool) add(id controlplane.InstanceID, d *dataConn) {
 	p.mu.Lock()
-	conns := append(p.conns[id], d)
+	conns := append(slices.Clone(p.of(id)), d)
 	var oldest *dataConn
 	if len(conns) > maxDataConns {
 		oldest, conns = conns[0], conns[1:]
 	}
-	p.conns[id] = conns
+	p.publish(id, conns)
 	p.mu.Unlock()
 	if oldest != nil {
 		_ = oldest.cc.Close()
@@ -100,26 +126,15 @@ func (p *pool) add(id controlplane.InstanceID, d *dataConn) {
 func (p *pool) remove(id controlplane.InstanceID, d *dataConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	conns := p.conns[id]
-	for i, c := range conns {
-		if c == d {
-			// A new slice: pick reads the old one outside the lock never, but
-			// keep the discipline that published slices do not change.
-			p.conns[id] = append(append([]*dataConn(nil), conns[:i]...), conns[i+1:]...)
-			break
-		}
-	}
-	if len(p.conns[id]) == 0 {
-		delete(p.conns, id)
+	if i := slices.Index(p.of(id), d); i >= 0 {
+		p.publish(id, slices.Delete(slices.Clone(p.of(id)), i, i+1))
 	}
 }
 
 // pick returns the connection with the fewest calls, or nil.
 func (p *pool) pick(id controlplane.InstanceID) *dataConn {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	var best *dataConn
-	for _, c := range p.conns[id] {
+	for _, c := range p.of(id) {
 		if best == nil || c.inFlight.Load() < best.inFlight.Load() {
 			best = c
 		}
@@ -128,11 +143,7 @@ func (p *pool) pick(id controlplane.InstanceID) *dataConn {
 }
 
 // count is how many connections an instance has.
-func (p *pool) count(id controlplane.InstanceID) int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.conns[id])
-}
+func (p *pool) count(id controlplane.InstanceID) int { return len(p.of(id)) }
 
 // serveData keeps a data connection until it breaks or the server stops.
 func (s *Server) serveData(id controlplane.InstanceID, conn net.Conn) {

@@ -86,7 +86,6 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, log: cfg.Logger, changed: cfg.Changed,
 		stopped: make(chan struct{}),
-		pool:    pool{conns: map[controlplane.InstanceID][]*dataConn{}},
 		agents:  map[controlplane.InstanceID]*agentState{},
 	}
 	s.splitter = newSplitter(cfg.Listener, &tls.Config{
