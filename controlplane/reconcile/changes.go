@@ -1,7 +1,6 @@
 package reconcile
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -151,7 +150,7 @@ func (c *changes) write(w store.Writer) error {
 func (c *changes) putInstances(w store.Writer) error {
 	for _, in := range c.instances {
 		if in.State == controlplane.InstanceRunning {
-			switch cur, err := instance(w, in.ID); {
+			switch cur, err := w.Instance(in.ID); {
 			case errdefs.IsNotFound(err), err == nil && cur.State != controlplane.InstanceLaunching:
 				continue
 			case err != nil:
@@ -202,5 +201,3 @@ func (c *changes) drop(w store.Writer) error {
 	}
 	return nil
 }
-
-func compare(a, b controlplane.EnvironmentID) int { return cmp.Compare(a, b) }

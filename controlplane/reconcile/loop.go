@@ -248,7 +248,7 @@ func (l *Loop) UndrainInstance(ctx context.Context, id controlplane.InstanceID) 
 // setState moves an instance between running and draining.
 func (l *Loop) setState(ctx context.Context, id controlplane.InstanceID, to controlplane.InstanceState) error {
 	err := l.cfg.DB.Update(ctx, func(w store.Writer) error {
-		in, err := instance(w, id)
+		in, err := w.Instance(id)
 		if err != nil {
 			return err
 		}

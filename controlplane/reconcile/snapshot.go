@@ -3,12 +3,9 @@ package reconcile
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
-
-	"github.com/containerd/errdefs"
 
 	"github.com/hearth-compute/hearth/controlplane"
 	"github.com/hearth-compute/hearth/controlplane/sessions"
@@ -193,17 +190,4 @@ func (l *Loop) blind(s *controlplane.Snapshot, now time.Time) bool {
 		waits := in.State == controlplane.InstanceRunning || in.State == controlplane.InstanceDraining
 		return waits && (in.Observed == nil || !in.Observed.Connected)
 	})
-}
-
-func instance(r store.Reader, id controlplane.InstanceID) (controlplane.Instance, error) {
-	all, err := r.Instances()
-	if err != nil {
-		return controlplane.Instance{}, err
-	}
-	for _, in := range all {
-		if in.ID == id {
-			return in, nil
-		}
-	}
-	return controlplane.Instance{}, fmt.Errorf("instance %s: %w", id, errdefs.ErrNotFound)
 }

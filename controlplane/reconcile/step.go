@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -217,7 +218,7 @@ func (l *Loop) desire(w *world) {
 			}
 		}
 		slices.SortFunc(set.Environments, func(x, y controlplane.Placement) int {
-			return compare(x.Assignment.Environment, y.Assignment.Environment)
+			return cmp.Compare(x.Assignment.Environment, y.Assignment.Environment)
 		})
 		l.cfg.Agents.Desire(id, set)
 	}

@@ -8,7 +8,6 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -140,19 +139,14 @@ func acceptable(tok store.JoinToken, secret, key []byte, now time.Time) error {
 // known fails with NotFound unless the instance is one of ours: a certificate
 // outlives the instance it was made for.
 func (t *Tokens) known(ctx context.Context, id controlplane.InstanceID) error {
-	var all []controlplane.Instance
 	err := t.db.View(ctx, func(r store.Reader) error {
-		var err error
-		all, err = r.Instances()
+		_, err := r.Instance(id)
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	if !slices.ContainsFunc(all, func(in controlplane.Instance) bool { return in.ID == id }) {
+	if errdefs.IsNotFound(err) {
 		return fmt.Errorf("instance %s no longer exists; remove its identity and join with a new token: %w", id, errdefs.ErrNotFound)
 	}
-	return nil
+	return err
 }
 
 func newInstanceID() controlplane.InstanceID {

@@ -46,6 +46,7 @@ type Reader interface {
 	// Versions lists the versions of a function except $LATEST: numbers
 	// ascending, then $LATEST.PUBLISHED. An empty name means of all functions.
 	Versions(controlplane.FunctionName) ([]controlplane.Version, error)
+	Instance(controlplane.InstanceID) (controlplane.Instance, error)
 	Instances() ([]controlplane.Instance, error)
 	JoinToken(id string) (JoinToken, error)
 	JoinTokens() ([]JoinToken, error)

@@ -59,6 +59,11 @@ func (r *reader) Versions(f controlplane.FunctionName) ([]controlplane.Version, 
 		`SELECT body FROM versions WHERE function = $1 ORDER BY position`, f)
 }
 
+// Instance implements store.Reader.
+func (r *reader) Instance(id controlplane.InstanceID) (controlplane.Instance, error) {
+	return one[controlplane.Instance](r, "instance "+string(id), `SELECT body FROM instances WHERE id = $1`, id)
+}
+
 // Instances implements store.Reader.
 func (r *reader) Instances() ([]controlplane.Instance, error) {
 	return list[controlplane.Instance](r, "instances", `SELECT body FROM instances ORDER BY id`)

@@ -145,7 +145,11 @@ func testRoundTrip(t *testing.T, open Open) {
 		if diff := cmp.Diff([]store.JoinToken{token}, tokens); diff != "" {
 			t.Errorf("join tokens differ (-put +read):\n%s", diff)
 		}
-		return errors.Join(err1, err2, err3, err4, err5)
+		in, err6 := r.Instance(want.Instances[0].ID)
+		if diff := cmp.Diff(want.Instances[0], in); diff != "" {
+			t.Errorf("instance differs (-put +read):\n%s", diff)
+		}
+		return errors.Join(err1, err2, err3, err4, err5, err6)
 	})
 }
 
@@ -221,7 +225,8 @@ func testNotFound(t *testing.T, open Open) {
 		_, err2 := r.Function("none")
 		_, err3 := r.Version("none", "1")
 		_, err4 := r.JoinToken("none")
-		for i, err := range []error{err1, err2, err3, err4} {
+		_, err5 := r.Instance("none")
+		for i, err := range []error{err1, err2, err3, err4, err5} {
 			if !errdefs.IsNotFound(err) {
 				t.Errorf("getter %d: error %v, want NotFound", i, err)
 			}
