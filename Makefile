@@ -40,9 +40,10 @@ clean: ## remove what was built
 	find . -name '*.test' -not -path './.git/*' -type f -delete
 
 .PHONY: generate
-generate: build ## rewrite generated code and documentation
+generate: ## rewrite generated code and documentation
 	cd proto && $(GO) tool -modfile=../deploy/tools/go.mod buf generate
 	cd proto && $(GO) tool -modfile=../deploy/tools/go.mod buf build -o descriptors.binpb
+	$(MAKE) build
 	$(GO) run ./cmd/internal/configdoc -o docs/configuration.md bin/hearth-control bin/hearth-agent bin/hearth
 
 ##—— test

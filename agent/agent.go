@@ -47,7 +47,7 @@ type Assignment struct {
 	// FunctionARN is the qualified ARN of the version.
 	FunctionARN  string
 	FunctionName string
-	// Version is "$LATEST.PUBLISHED" or a number.
+	// Version is "$LATEST.PUBLISHED", a number or, on demand, "$LATEST".
 	Version string
 	// Revision names this publication of the version.
 	Revision string
@@ -55,6 +55,10 @@ type Assignment struct {
 	// Code is the zip archive; zero for functions packaged as an image.
 	Code    Code
 	Handler string
+	// ImageConfig overrides what the image says.
+	ImageConfig ImageConfig
+	// OnDemand functions find the environment variables of default Lambda.
+	OnDemand bool
 	// Runtime is a name such as "provided.al2023"; empty for images.
 	Runtime string
 	// Variables are the customer's environment variables.
@@ -76,6 +80,12 @@ type Assignment struct {
 type Image struct {
 	Ref                string
 	Username, Password string
+}
+
+// ImageConfig overrides what an image says; what is empty is not overridden.
+type ImageConfig struct {
+	EntryPoint, Command []string
+	WorkingDirectory    string
 }
 
 // Code names a zip archive by its content.

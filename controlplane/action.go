@@ -5,7 +5,8 @@ import (
 )
 
 // Action is one thing to do, decided from a snapshot. The set is closed:
-// [StartEnvironment], [StopEnvironment], [LaunchInstance], [TerminateInstance].
+// [StartEnvironment], [StopEnvironment], [LaunchInstance], [DrainInstance],
+// [TerminateInstance].
 type Action interface {
 	fmt.Stringer
 	// Why is the reason in one word, for metrics.
@@ -28,6 +29,7 @@ const (
 	ReasonIdle           Reason = "idle"            // nothing ran on it for a while
 	ReasonProviderDelete Reason = "provider-delete" // its provider is being deleted
 	ReasonNeverJoined    Reason = "never-joined"    // it was launched and its agent was never heard
+	ReasonOutdated       Reason = "outdated"        // its provider was changed since it was launched
 )
 
 // StartEnvironment places a new environment.
@@ -59,6 +61,13 @@ type LaunchInstance struct {
 	Reason   Reason
 }
 
+// DrainInstance lets an instance take nothing new: what it runs is replaced
+// elsewhere, then stopped.
+type DrainInstance struct {
+	Instance InstanceID
+	Reason   Reason
+}
+
 // TerminateInstance gives a machine back.
 type TerminateInstance struct {
 	Instance InstanceID
@@ -68,6 +77,7 @@ type TerminateInstance struct {
 func (StartEnvironment) action()  {}
 func (StopEnvironment) action()   {}
 func (LaunchInstance) action()    {}
+func (DrainInstance) action()     {}
 func (TerminateInstance) action() {}
 
 // Why implements Action.
@@ -78,6 +88,9 @@ func (a StopEnvironment) Why() Reason { return a.Reason }
 
 // Why implements Action.
 func (a LaunchInstance) Why() Reason { return a.Reason }
+
+// Why implements Action.
+func (a DrainInstance) Why() Reason { return a.Reason }
 
 // Why implements Action.
 func (a TerminateInstance) Why() Reason { return a.Reason }
@@ -98,6 +111,8 @@ func (a LaunchInstance) String() string {
 	return fmt.Sprintf("launch %s for %s in %s (%d mCPU, %d MiB): %s",
 		a.Instance, a.Provider, a.Zone, a.Size.CPU, a.Size.Memory>>20, a.Reason)
 }
+
+func (a DrainInstance) String() string { return fmt.Sprintf("drain %s: %s", a.Instance, a.Reason) }
 
 func (a TerminateInstance) String() string {
 	return fmt.Sprintf("terminate %s: %s", a.Instance, a.Reason)

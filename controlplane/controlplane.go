@@ -9,7 +9,8 @@
 package controlplane
 
 import (
-	"math"
+	"fmt"
+	"hash/fnv"
 	"strconv"
 	"time"
 )
@@ -20,7 +21,8 @@ type (
 	ProviderName string
 	// FunctionName names a function: 1–64 of [a-zA-Z0-9-_].
 	FunctionName string
-	// Qualifier is "$LATEST", "$LATEST.PUBLISHED" or a version number.
+	// Qualifier is "$LATEST", "$LATEST.PUBLISHED", a version number or, where
+	// callers name functions, an alias.
 	Qualifier string
 	// Revision names one publication of a version, a UUID.
 	Revision string
@@ -100,161 +102,19 @@ type CapacityProvider struct {
 	ModifiedAt       time.Time
 }
 
+// Template names what instances of the provider are launched from: it changes
+// when an update makes those that run out of date.
+func (p *CapacityProvider) Template() string {
+	h := fnv.New64a()
+	_, _ = fmt.Fprintf(h, "%q %q %q %q %q %q", p.Architecture, p.AllowedTypes, p.ExcludedTypes, p.OperatorRoleARN,
+		p.KMSKeyARN, p.SecurityGroups)
+	return fmt.Sprintf("%016x", h.Sum64())
+}
+
 // ScalingPolicy is one target of Manual scaling.
 type ScalingPolicy struct {
 	Metric string
 	Target float64 // per cent
-}
-
-// Function is a function: its editable $LATEST and what was published.
-type Function struct {
-	Name FunctionName
-	ARN  string // unqualified
-	// Provider is the capacity provider it is bound to.
-	Provider ProviderName
-	// Latest is $LATEST: editable, never run.
-	Latest Version
-	// NextNumber is the number the next published version gets, from 1.
-	NextNumber int
-	// Deleting is set from the request until its environments are gone.
-	Deleting  bool
-	Tags      map[string]string
-	CreatedAt time.Time
-}
-
-// VersionState is the State of a function version as AWS names it.
-type VersionState string
-
-// The states of lmi-behaviour that occur here, in the order they happen.
-const (
-	VersionPending            VersionState = "Pending"
-	VersionActive             VersionState = "Active"
-	VersionFailed             VersionState = "Failed"
-	VersionDeactivating       VersionState = "Deactivating"
-	VersionDeactivated        VersionState = "Deactivated"
-	VersionActiveNonInvocable VersionState = "ActiveNonInvocable"
-	VersionDeleting           VersionState = "Deleting"
-)
-
-// UpdateStatus is the LastUpdateStatus of a version as AWS names it.
-type UpdateStatus string
-
-// The statuses.
-const (
-	UpdateSuccessful UpdateStatus = "Successful"
-	UpdateInProgress UpdateStatus = "InProgress"
-	UpdateFailed     UpdateStatus = "Failed"
-)
-
-// Version is one version of a function: $LATEST, $LATEST.PUBLISHED or a
-// number. Config and Code of a numbered version never change.
-type Version struct {
-	Function  FunctionName
-	Provider  ProviderName
-	Qualifier Qualifier
-	// Revision changes with every publication of $LATEST.PUBLISHED and every
-	// change of $LATEST; it is the RevisionId of the Lambda API.
-	Revision Revision
-	ARN      string // qualified, except for $LATEST
-	Config   Config
-	Code     Code
-
-	State      VersionState
-	ReasonCode string // StateReasonCode
-	Reason     string // StateReason
-	// Update describes the last publication of a version that was serving already.
-	Update           UpdateStatus
-	UpdateReasonCode string
-	UpdateReason     string
-	// Serving, when not nil, is the publication that serves while this one
-	// starts: $LATEST.PUBLISHED published again. It is removed once this one is ready.
-	Serving *Publication
-
-	// Scaling is what was asked for; nil means the default.
-	Scaling *ScalingConfig
-	// Applied is the scaling config in force.
-	Applied ScalingConfig
-
-	ModifiedAt time.Time
-}
-
-// WantedScaling is the scaling config asked for, or the default.
-func (v *Version) WantedScaling() ScalingConfig {
-	if v.Scaling != nil {
-		return *v.Scaling
-	}
-	return DefaultScaling()
-}
-
-// Publication is the immutable part of a version that environments run.
-type Publication struct {
-	Revision Revision
-	Config   Config
-	Code     Code
-}
-
-// Publication returns what environments of the version should run.
-func (v *Version) Publication() Publication {
-	return Publication{Revision: v.Revision, Config: v.Config, Code: v.Code}
-}
-
-// Config is the configuration of a version.
-type Config struct {
-	Description   string
-	RoleARN       string
-	Runtime       string // empty for images
-	Handler       string
-	PackageType   string // "Zip" or "Image"
-	MemoryMB      int
-	TimeoutS      int
-	Variables     map[string]string
-	EphemeralMB   int
-	Architecture  string
-	TracingMode   string // "PassThrough" or "Active"
-	LogFormat     string // "JSON"
-	AppLogLevel   string
-	SysLogLevel   string
-	LogGroup      string
-	DeadLetterARN string
-	// MaxConcurrency is PerExecutionEnvironmentMaxConcurrency; 0 means the
-	// runtime's default.
-	MaxConcurrency int
-	// GiBPerVCPU is ExecutionEnvironmentMemoryGiBPerVCpu; 0 means the default, 2.
-	GiBPerVCPU float64
-}
-
-// DefaultGiBPerVCPU is the memory in GiB that comes with one vCPU when the
-// function does not say (lmi-behaviour §2.2).
-const DefaultGiBPerVCPU = 2.0
-
-// Resources is what one environment of this configuration is promised.
-func (c *Config) Resources() Resources {
-	ratio := c.GiBPerVCPU
-	if ratio <= 0 {
-		ratio = DefaultGiBPerVCPU
-	}
-	return Resources{
-		CPU:    MilliCPU(math.Round(float64(c.MemoryMB) / 1024 / ratio * 1000)),
-		Memory: Bytes(c.MemoryMB) << 20,
-	}
-}
-
-// Concurrency is how many invokes one environment runs at once: what was asked
-// for, or 8 for each vCPU and at least 1.
-func (c *Config) Concurrency() int {
-	if c.MaxConcurrency > 0 {
-		return c.MaxConcurrency
-	}
-	return max(1, int(8*c.Resources().CPU/1000))
-}
-
-// Code is a version's code.
-type Code struct {
-	// SHA256 of the archive, lower-case hexadecimal; Size in bytes. Zero for images.
-	SHA256 string
-	Size   Bytes
-	// Image is the reference of a function packaged as an image.
-	Image string
 }
 
 // ScalingConfig bounds the number of environments of a version. Zero and zero
@@ -264,8 +124,14 @@ type ScalingConfig struct {
 	Min, Max int
 }
 
-// DefaultScaling holds until the user says otherwise (lmi-behaviour §3.3).
-func DefaultScaling() ScalingConfig { return ScalingConfig{Min: 3} }
+// DefaultScaling holds for versions of configuration c until the user says
+// otherwise: a minimum of 3 (lmi-behaviour §3.3), of 1 for on-demand functions.
+func DefaultScaling(c *Config) ScalingConfig {
+	if c.OnDemand {
+		return ScalingConfig{Min: 1}
+	}
+	return ScalingConfig{Min: 3}
+}
 
 // InstanceState is what was decided about an instance.
 type InstanceState string
@@ -288,6 +154,9 @@ type Instance struct {
 	// Size is what was asked for; the agent says what it really has.
 	Size         Resources
 	Architecture string
+	// Template is that of the provider when the instance was launched; empty for
+	// a host that joined by itself.
+	Template string
 	// Fleet is the driver that launched it: "local", "ec2", "static".
 	Fleet     string
 	CreatedAt time.Time
@@ -366,7 +235,7 @@ type EnvironmentHeat struct {
 // moment. It is never changed once made. Slices are ordered by id or name.
 type Snapshot struct {
 	Provider     CapacityProvider
-	Versions     []Version // those that may run: not $LATEST
+	Versions     []Version // those that may run: $LATEST only of on-demand functions
 	Instances    []Instance
 	Environments []Environment
 }

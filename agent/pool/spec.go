@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strconv"
@@ -50,9 +51,9 @@ func (b build) spec() sandbox.Spec {
 	s := sandbox.Spec{
 		ID:         b.sandbox,
 		Image:      sandbox.Image{Ref: a.Image.Ref, Username: a.Image.Username, Password: a.Image.Password},
-		Args:       append(slices.Clone(b.image.Entrypoint), b.image.Cmd...),
+		Args:       b.command(),
 		Env:        b.environment(),
-		WorkingDir: b.image.WorkingDir,
+		WorkingDir: cmp.Or(a.ImageConfig.WorkingDirectory, b.image.WorkingDir),
 		User:       sandbox.User{UID: uid, GID: gid},
 		Limits: sandbox.Limits{
 			CPU:       sandbox.MilliCPU(a.Limits.CPU),
@@ -74,6 +75,18 @@ func (b build) spec() sandbox.Spec {
 		s.Mounts = []sandbox.Mount{{Source: b.codeDir, Target: taskRoot}}
 	}
 	return s
+}
+
+// command is the image's entry point and arguments, each unless it is overridden.
+func (b build) command() []string {
+	entry, args := b.image.Entrypoint, b.image.Cmd
+	if o := b.assignment.ImageConfig.EntryPoint; len(o) > 0 {
+		entry = o
+	}
+	if o := b.assignment.ImageConfig.Command; len(o) > 0 {
+		args = o
+	}
+	return append(slices.Clone(entry), args...)
 }
 
 // environment is what the process finds: the image's variables, then defaults,
@@ -159,6 +172,9 @@ func (b build) reserved() map[string]string {
 		"AWS_EXECUTION_ENV":               executionEnv(a),
 		// There are no credentials yet, and a customer cannot set them on AWS.
 		"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_SESSION_TOKEN": "",
+	}
+	if a.OnDemand {
+		r["AWS_LAMBDA_INITIALIZATION_TYPE"], r["AWS_LAMBDA_MAX_CONCURRENCY"] = "on-demand", ""
 	}
 	return r
 }

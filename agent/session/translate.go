@@ -44,6 +44,7 @@ func assignmentToProto(a agent.Assignment) *agentv1.Assignment {
 		Image:         &agentv1.Image{Reference: a.Image.Ref, Username: a.Image.Username, Password: a.Image.Password},
 		Handler:       a.Handler,
 		Runtime:       a.Runtime,
+		OnDemand:      a.OnDemand,
 		Environment:   a.Variables,
 		Limits:        resourcesToProto(a.Limits),
 
@@ -55,6 +56,9 @@ func assignmentToProto(a agent.Assignment) *agentv1.Assignment {
 			Format: a.Logging.Format, ApplicationLevel: a.Logging.ApplicationLevel,
 			SystemLevel: a.Logging.SystemLevel, Group: a.Logging.Group,
 		},
+	}
+	if c := a.ImageConfig; len(c.EntryPoint)+len(c.Command)+len(c.WorkingDirectory) > 0 {
+		m.ImageConfig = &agentv1.ImageConfig{EntryPoint: c.EntryPoint, Command: c.Command, WorkingDirectory: c.WorkingDirectory}
 	}
 	if a.Code != (agent.Code{}) {
 		m.Code = &agentv1.Code{Sha256: a.Code.SHA256, SizeBytes: int64(a.Code.Size)}
@@ -75,6 +79,11 @@ func assignmentFromProto(m *agentv1.Assignment) agent.Assignment {
 		Code:             agent.Code{SHA256: m.GetCode().GetSha256(), Size: agent.Bytes(m.GetCode().GetSizeBytes())},
 		Handler:          m.GetHandler(),
 		Runtime:          m.GetRuntime(),
+		OnDemand:         m.GetOnDemand(),
+		ImageConfig: agent.ImageConfig{
+			EntryPoint: m.GetImageConfig().GetEntryPoint(), Command: m.GetImageConfig().GetCommand(),
+			WorkingDirectory: m.GetImageConfig().GetWorkingDirectory(),
+		},
 		Variables:        m.GetEnvironment(),
 		Limits:           resourcesFromProto(m.GetLimits()),
 		EphemeralStorage: agent.Bytes(m.GetEphemeralStorageBytes()),

@@ -95,7 +95,7 @@ func (p publication) version(f *controlplane.Function, q controlplane.Qualifier)
 	v.State, v.ReasonCode, v.Reason = controlplane.VersionPending, string(types.StateReasonCodeCreating),
 		"The function is being created."
 	v.Update, v.UpdateReasonCode, v.UpdateReason = controlplane.UpdateSuccessful, "", ""
-	v.Serving, v.Scaling, v.Applied = nil, nil, controlplane.DefaultScaling()
+	v.Serving, v.Scaling, v.Applied = nil, nil, controlplane.DefaultScaling(&v.Config)
 	return &v
 }
 

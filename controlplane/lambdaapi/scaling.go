@@ -97,7 +97,7 @@ func (s *Server) scalingConfig(in *types.FunctionScalingConfig) (*controlplane.S
 	if err := c.err(); err != nil {
 		return nil, err
 	}
-	out := controlplane.DefaultScaling()
+	out := controlplane.DefaultScaling(&controlplane.Config{})
 	setNumber(&out.Min, in.MinExecutionEnvironments)
 	setNumber(&out.Max, in.MaxExecutionEnvironments)
 	unbounded := in.MaxExecutionEnvironments == nil

@@ -88,7 +88,7 @@ func published(w store.Writer) error {
 	}
 	return w.PutVersion(controlplane.Version{
 		Function: "f", Provider: "p", Qualifier: "1", Revision: "r", State: controlplane.VersionPending,
-		Config: controlplane.Config{MemoryMB: 2048, TimeoutS: 3}, Applied: controlplane.DefaultScaling(),
+		Config: controlplane.Config{MemoryMB: 2048, TimeoutS: 3}, Applied: controlplane.ScalingConfig{Min: 3},
 	})
 }
 

@@ -146,6 +146,7 @@ func toAssignment(a *controlplane.Assignment) *agentv1.Assignment {
 		Image:                 &agentv1.Image{Reference: a.Image.Ref, Username: a.Image.Username, Password: a.Image.Password},
 		Handler:               a.Config.Handler,
 		Runtime:               a.Config.Runtime,
+		OnDemand:              a.Config.OnDemand,
 		Environment:           a.Config.Variables,
 		Limits:                &agentv1.Resources{MilliCpu: int64(size.CPU), MemoryBytes: int64(size.Memory)},
 		EphemeralStorageBytes: int64(a.Config.EphemeralMB) << 20,
@@ -156,6 +157,11 @@ func toAssignment(a *controlplane.Assignment) *agentv1.Assignment {
 			Format: a.Config.LogFormat, ApplicationLevel: a.Config.AppLogLevel,
 			SystemLevel: a.Config.SysLogLevel, Group: a.Config.LogGroup,
 		},
+	}
+	if c := a.Config.Image; c != nil {
+		out.ImageConfig = &agentv1.ImageConfig{
+			EntryPoint: c.EntryPoint, Command: c.Command, WorkingDirectory: c.WorkingDirectory,
+		}
 	}
 	if a.Code.SHA256 != "" {
 		out.Code = &agentv1.Code{Sha256: a.Code.SHA256, SizeBytes: int64(a.Code.Size)}
@@ -179,6 +185,12 @@ func fromAssignment(a *agentv1.Assignment) controlplane.Assignment {
 		SysLogLevel:    a.GetLogging().GetSystemLevel(),
 		LogGroup:       a.GetLogging().GetGroup(),
 		MaxConcurrency: int(a.GetMaxConcurrency()),
+		OnDemand:       a.GetOnDemand(),
+	}
+	if c := a.GetImageConfig(); c != nil {
+		cfg.Image = &controlplane.ImageConfig{
+			EntryPoint: c.GetEntryPoint(), Command: c.GetCommand(), WorkingDirectory: c.GetWorkingDirectory(),
+		}
 	}
 	if size.CPU > 0 {
 		cfg.GiBPerVCPU = float64(cfg.MemoryMB) / 1024 / (float64(size.CPU) / 1000)

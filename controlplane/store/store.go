@@ -46,6 +46,10 @@ type Reader interface {
 	// Versions lists the versions of a function except $LATEST: numbers
 	// ascending, then $LATEST.PUBLISHED. An empty name means of all functions.
 	Versions(controlplane.FunctionName) ([]controlplane.Version, error)
+	Alias(controlplane.FunctionName, controlplane.Qualifier) (controlplane.Alias, error)
+	// Aliases lists the aliases of a function by name; an empty name means of all
+	// functions.
+	Aliases(controlplane.FunctionName) ([]controlplane.Alias, error)
 	Instance(controlplane.InstanceID) (controlplane.Instance, error)
 	Instances() ([]controlplane.Instance, error)
 	JoinToken(id string) (JoinToken, error)
@@ -61,10 +65,12 @@ type Writer interface {
 	PutProvider(controlplane.CapacityProvider) error
 	DeleteProvider(controlplane.ProviderName) error
 	PutFunction(controlplane.Function) error
-	// DeleteFunction deletes the function and all its versions.
+	// DeleteFunction deletes the function, its versions and its aliases.
 	DeleteFunction(controlplane.FunctionName) error
 	PutVersion(controlplane.Version) error
 	DeleteVersion(controlplane.FunctionName, controlplane.Qualifier) error
+	PutAlias(controlplane.Alias) error
+	DeleteAlias(controlplane.FunctionName, controlplane.Qualifier) error
 	PutInstance(controlplane.Instance) error
 	DeleteInstance(controlplane.InstanceID) error
 	PutJoinToken(JoinToken) error

@@ -59,6 +59,21 @@ func (r *reader) Versions(f controlplane.FunctionName) ([]controlplane.Version, 
 		`SELECT body FROM versions WHERE function = $1 ORDER BY position`, f)
 }
 
+// Alias implements store.Reader.
+func (r *reader) Alias(f controlplane.FunctionName, name controlplane.Qualifier) (controlplane.Alias, error) {
+	return one[controlplane.Alias](r, fmt.Sprintf("alias %s:%s", f, name),
+		`SELECT body FROM aliases WHERE function = $1 AND name = $2`, f, name)
+}
+
+// Aliases implements store.Reader.
+func (r *reader) Aliases(f controlplane.FunctionName) ([]controlplane.Alias, error) {
+	if f == "" {
+		return list[controlplane.Alias](r, "aliases", `SELECT body FROM aliases ORDER BY function, name`)
+	}
+	return list[controlplane.Alias](r, "aliases of "+string(f),
+		`SELECT body FROM aliases WHERE function = $1 ORDER BY name`, f)
+}
+
 // Instance implements store.Reader.
 func (r *reader) Instance(id controlplane.InstanceID) (controlplane.Instance, error) {
 	return one[controlplane.Instance](r, "instance "+string(id), `SELECT body FROM instances WHERE id = $1`, id)
@@ -119,6 +134,9 @@ func (w *writer) DeleteFunction(name controlplane.FunctionName) error {
 	if err != nil {
 		return err
 	}
+	if err := w.exec("aliases of "+string(name), `DELETE FROM aliases WHERE function = $1`, name); err != nil {
+		return err
+	}
 	return w.exec("function "+string(name), `DELETE FROM functions WHERE name = $1`, name)
 }
 
@@ -139,6 +157,17 @@ func (w *writer) PutVersion(v controlplane.Version) error {
 func (w *writer) DeleteVersion(f controlplane.FunctionName, q controlplane.Qualifier) error {
 	return w.exec(fmt.Sprintf("version %s:%s", f, q),
 		`DELETE FROM versions WHERE function = $1 AND qualifier = $2`, f, q)
+}
+
+// PutAlias implements store.Writer.
+func (w *writer) PutAlias(a controlplane.Alias) error {
+	return w.put(fmt.Sprintf("alias %s:%s", a.Function, a.Name), a, `INSERT INTO aliases (function, name, body)
+		VALUES ($1, $2, $3) ON CONFLICT (function, name) DO UPDATE SET body = excluded.body`, a.Function, a.Name)
+}
+
+// DeleteAlias implements store.Writer.
+func (w *writer) DeleteAlias(f controlplane.FunctionName, name controlplane.Qualifier) error {
+	return w.exec(fmt.Sprintf("alias %s:%s", f, name), `DELETE FROM aliases WHERE function = $1 AND name = $2`, f, name)
 }
 
 // PutInstance implements store.Writer.

@@ -23,6 +23,7 @@ type model struct {
 	providers map[controlplane.ProviderName]controlplane.CapacityProvider
 	functions map[controlplane.FunctionName]controlplane.Function
 	versions  map[versionKey]controlplane.Version
+	aliases   map[versionKey]controlplane.Alias
 	instances map[controlplane.InstanceID]controlplane.Instance
 	epoch     uint64
 }
@@ -37,6 +38,7 @@ func newModel() model {
 		map[controlplane.ProviderName]controlplane.CapacityProvider{},
 		map[controlplane.FunctionName]controlplane.Function{},
 		map[versionKey]controlplane.Version{},
+		map[versionKey]controlplane.Alias{},
 		map[controlplane.InstanceID]controlplane.Instance{},
 		0,
 	}
@@ -44,7 +46,8 @@ func newModel() model {
 
 func (m model) clone() model {
 	return model{
-		maps.Clone(m.providers), maps.Clone(m.functions), maps.Clone(m.versions), maps.Clone(m.instances), m.epoch,
+		maps.Clone(m.providers), maps.Clone(m.functions), maps.Clone(m.versions), maps.Clone(m.aliases),
+		maps.Clone(m.instances), m.epoch,
 	}
 }
 
@@ -60,9 +63,13 @@ func (m model) contents() contents {
 	byVersion := func(a, b controlplane.Version) int {
 		return cmp.Or(cmp.Compare(a.Function, b.Function), cmp.Compare(number(a.Qualifier), number(b.Qualifier)))
 	}
+	byAlias := func(a, b controlplane.Alias) int {
+		return cmp.Or(cmp.Compare(a.Function, b.Function), cmp.Compare(a.Name, b.Name))
+	}
 	return contents{
 		Providers: sorted(m.providers), Functions: sorted(m.functions),
 		Versions:  slices.SortedFunc(maps.Values(m.versions), byVersion),
+		Aliases:   slices.SortedFunc(maps.Values(m.aliases), byAlias),
 		Instances: sorted(m.instances), Epoch: m.epoch,
 	}
 }
@@ -91,7 +98,8 @@ func drawOp(t *rapid.T) op {
 	function := controlplane.Function{Name: controlplane.FunctionName(name), NextNumber: n}
 	version := controlplane.Version{Function: function.Name, Qualifier: q, Reason: strconv.Itoa(n)}
 	instance := controlplane.Instance{ID: controlplane.InstanceID(name), Architecture: strconv.Itoa(n)}
-	key := versionKey{function.Name, q}
+	alias := controlplane.Alias{Function: function.Name, Name: controlplane.Qualifier("live" + name), Version: q, Weight: float64(n) / 10}
+	key, aliasKey := versionKey{function.Name, q}, versionKey{function.Name, alias.Name}
 	return rapid.SampledFrom([]op{
 		{func(m *model) { m.providers[provider.Name] = provider }, func(w store.Writer) error { return w.PutProvider(provider) }},
 		{func(m *model) { delete(m.providers, provider.Name) }, func(w store.Writer) error { return w.DeleteProvider(provider.Name) }},
@@ -99,9 +107,12 @@ func drawOp(t *rapid.T) op {
 		{func(m *model) {
 			delete(m.functions, function.Name)
 			maps.DeleteFunc(m.versions, func(k versionKey, _ controlplane.Version) bool { return k.function == function.Name })
+			maps.DeleteFunc(m.aliases, func(k versionKey, _ controlplane.Alias) bool { return k.function == function.Name })
 		}, func(w store.Writer) error { return w.DeleteFunction(function.Name) }},
 		{func(m *model) { m.versions[key] = version }, func(w store.Writer) error { return w.PutVersion(version) }},
 		{func(m *model) { delete(m.versions, key) }, func(w store.Writer) error { return w.DeleteVersion(function.Name, q) }},
+		{func(m *model) { m.aliases[aliasKey] = alias }, func(w store.Writer) error { return w.PutAlias(alias) }},
+		{func(m *model) { delete(m.aliases, aliasKey) }, func(w store.Writer) error { return w.DeleteAlias(function.Name, alias.Name) }},
 		{func(m *model) { m.instances[instance.ID] = instance }, func(w store.Writer) error { return w.PutInstance(instance) }},
 		{func(m *model) { delete(m.instances, instance.ID) }, func(w store.Writer) error { return w.DeleteInstance(instance.ID) }},
 		{func(m *model) { m.epoch++ }, func(w store.Writer) error {

@@ -83,17 +83,19 @@ type contents struct {
 	Providers []controlplane.CapacityProvider
 	Functions []controlplane.Function
 	Versions  []controlplane.Version
+	Aliases   []controlplane.Alias
 	Instances []controlplane.Instance
 	Epoch     uint64
 }
 
 func read(r store.Reader) (c contents, err error) {
-	var errs [5]error
+	var errs [6]error
 	c.Providers, errs[0] = r.Providers()
 	c.Functions, errs[1] = r.Functions()
 	c.Versions, errs[2] = r.Versions("")
 	c.Instances, errs[3] = r.Instances()
 	c.Epoch, errs[4] = r.Epoch()
+	c.Aliases, errs[5] = r.Aliases("")
 	return c, errors.Join(errs[:]...)
 }
 
@@ -108,7 +110,7 @@ func snapshot(t *testing.T, db store.DB) (c contents) {
 
 func testEmpty(t *testing.T, open Open) {
 	c := snapshot(t, fresh(t, open))
-	if n := len(c.Providers) + len(c.Functions) + len(c.Versions) + len(c.Instances); n != 0 || c.Epoch != 0 {
+	if n := len(c.Providers) + len(c.Functions) + len(c.Versions) + len(c.Aliases) + len(c.Instances); n != 0 || c.Epoch != 0 {
 		t.Errorf("a new store has %+v", c)
 	}
 }
@@ -226,7 +228,8 @@ func testNotFound(t *testing.T, open Open) {
 		_, err3 := r.Version("none", "1")
 		_, err4 := r.JoinToken("none")
 		_, err5 := r.Instance("none")
-		for i, err := range []error{err1, err2, err3, err4, err5} {
+		_, err6 := r.Alias("none", "live")
+		for i, err := range []error{err1, err2, err3, err4, err5, err6} {
 			if !errdefs.IsNotFound(err) {
 				t.Errorf("getter %d: error %v, want NotFound", i, err)
 			}
@@ -239,7 +242,7 @@ func testNotFound(t *testing.T, open Open) {
 	update(t, db, func(w store.Writer) error {
 		check(w)
 		return errors.Join(w.DeleteProvider("none"), w.DeleteFunction("none"), w.DeleteVersion("none", "1"),
-			w.DeleteInstance("none"), w.DeleteJoinToken("none"))
+			w.DeleteAlias("none", "live"), w.DeleteInstance("none"), w.DeleteJoinToken("none"))
 	})
 }
 
@@ -247,7 +250,8 @@ func testDeleteFunction(t *testing.T, open Open) {
 	db := fresh(t, open)
 	update(t, db, func(w store.Writer) error { return fill(w, example()) })
 	update(t, db, func(w store.Writer) error {
-		return w.PutVersion(controlplane.Version{Function: "stays", Qualifier: "1"})
+		return errors.Join(w.PutVersion(controlplane.Version{Function: "stays", Qualifier: "1"}),
+			w.PutAlias(controlplane.Alias{Function: "stays", Name: "live"}))
 	})
 	update(t, db, func(w store.Writer) error { return w.DeleteFunction("thumb") })
 	c := snapshot(t, db)
@@ -255,6 +259,7 @@ func testDeleteFunction(t *testing.T, open Open) {
 		t.Errorf("functions left: %+v", c.Functions)
 	}
 	equal(t, "versions left", []string{"stays"}, c.Versions, func(v controlplane.Version) string { return string(v.Function) })
+	equal(t, "aliases left", []string{"stays"}, c.Aliases, func(a controlplane.Alias) string { return string(a.Function) })
 	if len(c.Providers) != 1 {
 		t.Errorf("%d providers left, want 1", len(c.Providers))
 	}
@@ -300,19 +305,21 @@ func example() contents {
 		Handler: "bootstrap", PackageType: "Zip", MemoryMB: 512, TimeoutS: 3,
 		Variables: map[string]string{"A": "1", "B": ""}, EphemeralMB: 512, Architecture: "arm64",
 		TracingMode: "PassThrough", LogFormat: "JSON", AppLogLevel: "INFO", SysLogLevel: "WARN", LogGroup: "g",
-		DeadLetterARN: "d", MaxConcurrency: 32, GiBPerVCPU: 2.5,
+		DeadLetterARN: "d", KMSKeyARN: "k", MaxConcurrency: 32, GiBPerVCPU: 2.5, OnDemand: true,
+		Image: &controlplane.ImageConfig{EntryPoint: []string{"/e"}, Command: []string{"a", ""}, WorkingDirectory: "/w"},
 	}
-	code := controlplane.Code{SHA256: "00ff", Size: 1 << 40, Image: "i"}
+	code := controlplane.Code{SHA256: "00ff", Size: 1 << 40, Image: "i", Resolved: "i@sha256:0"}
 	version := controlplane.Version{
 		Function: "thumb", Provider: "pool", Qualifier: "1", Revision: "r1", ARN: "arn:1", Config: config, Code: code,
 		State: controlplane.VersionPending, ReasonCode: "Creating", Reason: "The function is being created.",
 		Update: controlplane.UpdateInProgress, UpdateReasonCode: "c", UpdateReason: "u",
-		Serving: &controlplane.Publication{Revision: "r0", Config: config, Code: code},
-		Scaling: &controlplane.ScalingConfig{Min: 1, Max: 2}, Applied: controlplane.DefaultScaling(), ModifiedAt: at,
+		Serving: &controlplane.Publication{Provider: "old", Revision: "r0", Config: config, Code: code},
+		Scaling: &controlplane.ScalingConfig{Min: 1, Max: 2}, Applied: controlplane.ScalingConfig{Min: 3}, ModifiedAt: at,
 	}
 	published, latest := version, version
 	published.Qualifier, published.Serving, published.Scaling = controlplane.LatestPublished, nil, nil
 	latest.Qualifier = controlplane.Latest
+	reserved := 7
 	return contents{
 		Providers: []controlplane.CapacityProvider{{
 			Name: "pool", ARN: "arn:p", State: controlplane.ProviderActive, Zones: []controlplane.Zone{"b", "a"},
@@ -325,11 +332,23 @@ func example() contents {
 		Functions: []controlplane.Function{{
 			Name: "thumb", ARN: "arn:f", Provider: "pool", Latest: latest, NextNumber: 2,
 			Deleting: false, Tags: map[string]string{"k": "v"}, CreatedAt: at,
+			ReservedConcurrency: &reserved, RecursiveLoop: "Allow",
+			EventInvoke: map[controlplane.Qualifier]controlplane.EventInvokeConfig{
+				"live": {MaxAgeS: &reserved, MaxRetries: &reserved, OnSuccess: "s", OnFailure: "f", ModifiedAt: at},
+			},
+			RuntimeManagement: map[controlplane.Qualifier]controlplane.RuntimeManagement{"1": {UpdateOn: "Manual", VersionARN: "v"}},
+			Policies: map[controlplane.Qualifier]controlplane.Policy{
+				"1": {Revision: "p", Statements: []controlplane.Statement{{ID: "s", JSON: `{"a":1}`}}},
+			},
 		}},
 		Versions: []controlplane.Version{version, published},
+		Aliases: []controlplane.Alias{{
+			Function: "thumb", Name: "live", ARN: "arn:a", Version: "1", Additional: "2", Weight: 0.25,
+			Description: "d", Revision: "r",
+		}},
 		Instances: []controlplane.Instance{{
 			ID: "i-1", Provider: "pool", Zone: "a", State: controlplane.InstanceRunning,
-			Size: controlplane.Resources{CPU: 2000, Memory: 8 << 30}, Architecture: "arm64", Fleet: "local", CreatedAt: at,
+			Size: controlplane.Resources{CPU: 2000, Memory: 8 << 30}, Architecture: "arm64", Template: "t", Fleet: "local", CreatedAt: at,
 		}},
 	}
 }
@@ -344,6 +363,9 @@ func fill(w store.Writer, c contents) error {
 	}
 	for _, v := range c.Versions {
 		errs = append(errs, w.PutVersion(v))
+	}
+	for _, a := range c.Aliases {
+		errs = append(errs, w.PutAlias(a))
 	}
 	for _, i := range c.Instances {
 		errs = append(errs, w.PutInstance(i))

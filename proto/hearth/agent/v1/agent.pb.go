@@ -768,7 +768,12 @@ type Assignment struct {
 	// Required. How many invokes may run at once, at least 1.
 	MaxConcurrency int32 `protobuf:"varint,15,opt,name=max_concurrency,json=maxConcurrency,proto3" json:"max_concurrency,omitempty"`
 	// Where and how the function logs.
-	Logging       *Logging `protobuf:"bytes,16,opt,name=logging,proto3" json:"logging,omitempty"`
+	Logging *Logging `protobuf:"bytes,16,opt,name=logging,proto3" json:"logging,omitempty"`
+	// What a function packaged as an image overrides of its image.
+	ImageConfig *ImageConfig `protobuf:"bytes,17,opt,name=image_config,json=imageConfig,proto3" json:"image_config,omitempty"`
+	// The function was created without a capacity provider: its environment
+	// variables are those of default Lambda. Max_concurrency is 1.
+	OnDemand      bool `protobuf:"varint,18,opt,name=on_demand,json=onDemand,proto3" json:"on_demand,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -915,6 +920,20 @@ func (x *Assignment) GetLogging() *Logging {
 	return nil
 }
 
+func (x *Assignment) GetImageConfig() *ImageConfig {
+	if x != nil {
+		return x.ImageConfig
+	}
+	return nil
+}
+
+func (x *Assignment) GetOnDemand() bool {
+	if x != nil {
+		return x.OnDemand
+	}
+	return false
+}
+
 // Image names a container image and how to obtain it.
 type Image struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -979,6 +998,70 @@ func (x *Image) GetPassword() string {
 	return ""
 }
 
+// ImageConfig overrides what an image says; what is empty is not overridden.
+type ImageConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The entry point.
+	EntryPoint []string `protobuf:"bytes,1,rep,name=entry_point,json=entryPoint,proto3" json:"entry_point,omitempty"`
+	// The arguments.
+	Command []string `protobuf:"bytes,2,rep,name=command,proto3" json:"command,omitempty"`
+	// The working directory, absolute.
+	WorkingDirectory string `protobuf:"bytes,3,opt,name=working_directory,json=workingDirectory,proto3" json:"working_directory,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ImageConfig) Reset() {
+	*x = ImageConfig{}
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageConfig) ProtoMessage() {}
+
+func (x *ImageConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageConfig.ProtoReflect.Descriptor instead.
+func (*ImageConfig) Descriptor() ([]byte, []int) {
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ImageConfig) GetEntryPoint() []string {
+	if x != nil {
+		return x.EntryPoint
+	}
+	return nil
+}
+
+func (x *ImageConfig) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *ImageConfig) GetWorkingDirectory() string {
+	if x != nil {
+		return x.WorkingDirectory
+	}
+	return ""
+}
+
 // Code names a zip archive by its content.
 type Code struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -992,7 +1075,7 @@ type Code struct {
 
 func (x *Code) Reset() {
 	*x = Code{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1004,7 +1087,7 @@ func (x *Code) String() string {
 func (*Code) ProtoMessage() {}
 
 func (x *Code) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1017,7 +1100,7 @@ func (x *Code) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Code.ProtoReflect.Descriptor instead.
 func (*Code) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Code) GetSha256() string {
@@ -1051,7 +1134,7 @@ type Logging struct {
 
 func (x *Logging) Reset() {
 	*x = Logging{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1146,7 @@ func (x *Logging) String() string {
 func (*Logging) ProtoMessage() {}
 
 func (x *Logging) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1159,7 @@ func (x *Logging) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Logging.ProtoReflect.Descriptor instead.
 func (*Logging) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Logging) GetFormat() string {
@@ -1131,7 +1214,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1143,7 +1226,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1156,7 +1239,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Report) GetAt() *timestamppb.Timestamp {
@@ -1227,7 +1310,7 @@ type HostHeat struct {
 
 func (x *HostHeat) Reset() {
 	*x = HostHeat{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1239,7 +1322,7 @@ func (x *HostHeat) String() string {
 func (*HostHeat) ProtoMessage() {}
 
 func (x *HostHeat) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1252,7 +1335,7 @@ func (x *HostHeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostHeat.ProtoReflect.Descriptor instead.
 func (*HostHeat) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *HostHeat) GetUsedMilliCpu() int64 {
@@ -1328,7 +1411,7 @@ type EnvironmentReport struct {
 
 func (x *EnvironmentReport) Reset() {
 	*x = EnvironmentReport{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1340,7 +1423,7 @@ func (x *EnvironmentReport) String() string {
 func (*EnvironmentReport) ProtoMessage() {}
 
 func (x *EnvironmentReport) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1353,7 +1436,7 @@ func (x *EnvironmentReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnvironmentReport.ProtoReflect.Descriptor instead.
 func (*EnvironmentReport) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EnvironmentReport) GetEnvironmentId() string {
@@ -1465,7 +1548,7 @@ type DownloadArtifactRequest struct {
 
 func (x *DownloadArtifactRequest) Reset() {
 	*x = DownloadArtifactRequest{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1477,7 +1560,7 @@ func (x *DownloadArtifactRequest) String() string {
 func (*DownloadArtifactRequest) ProtoMessage() {}
 
 func (x *DownloadArtifactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1490,7 +1573,7 @@ func (x *DownloadArtifactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadArtifactRequest.ProtoReflect.Descriptor instead.
 func (*DownloadArtifactRequest) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DownloadArtifactRequest) GetSha256() string {
@@ -1511,7 +1594,7 @@ type DownloadArtifactResponse struct {
 
 func (x *DownloadArtifactResponse) Reset() {
 	*x = DownloadArtifactResponse{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1606,7 @@ func (x *DownloadArtifactResponse) String() string {
 func (*DownloadArtifactResponse) ProtoMessage() {}
 
 func (x *DownloadArtifactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1619,7 @@ func (x *DownloadArtifactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadArtifactResponse.ProtoReflect.Descriptor instead.
 func (*DownloadArtifactResponse) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DownloadArtifactResponse) GetChunk() []byte {
@@ -1594,7 +1677,7 @@ const file_hearth_agent_v1_agent_proto_rawDesc = "" +
 	"\n" +
 	"assignment\x18\x01 \x01(\v2\x1b.hearth.agent.v1.AssignmentR\n" +
 	"assignment\x12\x1a\n" +
-	"\bdraining\x18\x02 \x01(\bR\bdraining\"\x8a\x06\n" +
+	"\bdraining\x18\x02 \x01(\bR\bdraining\"\xe8\x06\n" +
 	"\n" +
 	"Assignment\x12%\n" +
 	"\x0eenvironment_id\x18\x01 \x01(\tR\renvironmentId\x12!\n" +
@@ -1613,14 +1696,21 @@ const file_hearth_agent_v1_agent_proto_rawDesc = "" +
 	"\atimeout\x18\r \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12<\n" +
 	"\finit_timeout\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\vinitTimeout\x12'\n" +
 	"\x0fmax_concurrency\x18\x0f \x01(\x05R\x0emaxConcurrency\x122\n" +
-	"\alogging\x18\x10 \x01(\v2\x18.hearth.agent.v1.LoggingR\alogging\x1a>\n" +
+	"\alogging\x18\x10 \x01(\v2\x18.hearth.agent.v1.LoggingR\alogging\x12?\n" +
+	"\fimage_config\x18\x11 \x01(\v2\x1c.hearth.agent.v1.ImageConfigR\vimageConfig\x12\x1b\n" +
+	"\ton_demand\x18\x12 \x01(\bR\bonDemand\x1a>\n" +
 	"\x10EnvironmentEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"]\n" +
 	"\x05Image\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12\x1a\n" +
 	"\busername\x18\x02 \x01(\tR\busername\x12\x1a\n" +
-	"\bpassword\x18\x03 \x01(\tR\bpassword\"=\n" +
+	"\bpassword\x18\x03 \x01(\tR\bpassword\"u\n" +
+	"\vImageConfig\x12\x1f\n" +
+	"\ventry_point\x18\x01 \x03(\tR\n" +
+	"entryPoint\x12\x18\n" +
+	"\acommand\x18\x02 \x03(\tR\acommand\x12+\n" +
+	"\x11working_directory\x18\x03 \x01(\tR\x10workingDirectory\"=\n" +
 	"\x04Code\x12\x16\n" +
 	"\x06sha256\x18\x01 \x01(\tR\x06sha256\x12\x1d\n" +
 	"\n" +
@@ -1698,7 +1788,7 @@ func file_hearth_agent_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_hearth_agent_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_hearth_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_hearth_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_hearth_agent_v1_agent_proto_goTypes = []any{
 	(StopIntent)(0),                  // 0: hearth.agent.v1.StopIntent
 	(EnvironmentState)(0),            // 1: hearth.agent.v1.EnvironmentState
@@ -1712,20 +1802,21 @@ var file_hearth_agent_v1_agent_proto_goTypes = []any{
 	(*DesiredEnvironment)(nil),       // 9: hearth.agent.v1.DesiredEnvironment
 	(*Assignment)(nil),               // 10: hearth.agent.v1.Assignment
 	(*Image)(nil),                    // 11: hearth.agent.v1.Image
-	(*Code)(nil),                     // 12: hearth.agent.v1.Code
-	(*Logging)(nil),                  // 13: hearth.agent.v1.Logging
-	(*Report)(nil),                   // 14: hearth.agent.v1.Report
-	(*HostHeat)(nil),                 // 15: hearth.agent.v1.HostHeat
-	(*EnvironmentReport)(nil),        // 16: hearth.agent.v1.EnvironmentReport
-	(*DownloadArtifactRequest)(nil),  // 17: hearth.agent.v1.DownloadArtifactRequest
-	(*DownloadArtifactResponse)(nil), // 18: hearth.agent.v1.DownloadArtifactResponse
-	nil,                              // 19: hearth.agent.v1.Assignment.EnvironmentEntry
-	(*durationpb.Duration)(nil),      // 20: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 21: google.protobuf.Timestamp
+	(*ImageConfig)(nil),              // 12: hearth.agent.v1.ImageConfig
+	(*Code)(nil),                     // 13: hearth.agent.v1.Code
+	(*Logging)(nil),                  // 14: hearth.agent.v1.Logging
+	(*Report)(nil),                   // 15: hearth.agent.v1.Report
+	(*HostHeat)(nil),                 // 16: hearth.agent.v1.HostHeat
+	(*EnvironmentReport)(nil),        // 17: hearth.agent.v1.EnvironmentReport
+	(*DownloadArtifactRequest)(nil),  // 18: hearth.agent.v1.DownloadArtifactRequest
+	(*DownloadArtifactResponse)(nil), // 19: hearth.agent.v1.DownloadArtifactResponse
+	nil,                              // 20: hearth.agent.v1.Assignment.EnvironmentEntry
+	(*durationpb.Duration)(nil),      // 21: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 22: google.protobuf.Timestamp
 }
 var file_hearth_agent_v1_agent_proto_depIdxs = []int32{
 	6,  // 0: hearth.agent.v1.SessionRequest.register:type_name -> hearth.agent.v1.Register
-	14, // 1: hearth.agent.v1.SessionRequest.report:type_name -> hearth.agent.v1.Report
+	15, // 1: hearth.agent.v1.SessionRequest.report:type_name -> hearth.agent.v1.Report
 	8,  // 2: hearth.agent.v1.SessionResponse.desired_set:type_name -> hearth.agent.v1.DesiredSet
 	7,  // 3: hearth.agent.v1.Register.allocatable:type_name -> hearth.agent.v1.Resources
 	8,  // 4: hearth.agent.v1.Register.accepted:type_name -> hearth.agent.v1.DesiredSet
@@ -1733,28 +1824,29 @@ var file_hearth_agent_v1_agent_proto_depIdxs = []int32{
 	0,  // 6: hearth.agent.v1.DesiredSet.stop_intent:type_name -> hearth.agent.v1.StopIntent
 	10, // 7: hearth.agent.v1.DesiredEnvironment.assignment:type_name -> hearth.agent.v1.Assignment
 	11, // 8: hearth.agent.v1.Assignment.image:type_name -> hearth.agent.v1.Image
-	12, // 9: hearth.agent.v1.Assignment.code:type_name -> hearth.agent.v1.Code
-	19, // 10: hearth.agent.v1.Assignment.environment:type_name -> hearth.agent.v1.Assignment.EnvironmentEntry
+	13, // 9: hearth.agent.v1.Assignment.code:type_name -> hearth.agent.v1.Code
+	20, // 10: hearth.agent.v1.Assignment.environment:type_name -> hearth.agent.v1.Assignment.EnvironmentEntry
 	7,  // 11: hearth.agent.v1.Assignment.limits:type_name -> hearth.agent.v1.Resources
-	20, // 12: hearth.agent.v1.Assignment.timeout:type_name -> google.protobuf.Duration
-	20, // 13: hearth.agent.v1.Assignment.init_timeout:type_name -> google.protobuf.Duration
-	13, // 14: hearth.agent.v1.Assignment.logging:type_name -> hearth.agent.v1.Logging
-	21, // 15: hearth.agent.v1.Report.at:type_name -> google.protobuf.Timestamp
-	15, // 16: hearth.agent.v1.Report.host:type_name -> hearth.agent.v1.HostHeat
-	16, // 17: hearth.agent.v1.Report.environments:type_name -> hearth.agent.v1.EnvironmentReport
-	1,  // 18: hearth.agent.v1.EnvironmentReport.state:type_name -> hearth.agent.v1.EnvironmentState
-	21, // 19: hearth.agent.v1.EnvironmentReport.since:type_name -> google.protobuf.Timestamp
-	2,  // 20: hearth.agent.v1.AgentService.Join:input_type -> hearth.agent.v1.JoinRequest
-	4,  // 21: hearth.agent.v1.AgentService.Session:input_type -> hearth.agent.v1.SessionRequest
-	17, // 22: hearth.agent.v1.AgentService.DownloadArtifact:input_type -> hearth.agent.v1.DownloadArtifactRequest
-	3,  // 23: hearth.agent.v1.AgentService.Join:output_type -> hearth.agent.v1.JoinResponse
-	5,  // 24: hearth.agent.v1.AgentService.Session:output_type -> hearth.agent.v1.SessionResponse
-	18, // 25: hearth.agent.v1.AgentService.DownloadArtifact:output_type -> hearth.agent.v1.DownloadArtifactResponse
-	23, // [23:26] is the sub-list for method output_type
-	20, // [20:23] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	21, // 12: hearth.agent.v1.Assignment.timeout:type_name -> google.protobuf.Duration
+	21, // 13: hearth.agent.v1.Assignment.init_timeout:type_name -> google.protobuf.Duration
+	14, // 14: hearth.agent.v1.Assignment.logging:type_name -> hearth.agent.v1.Logging
+	12, // 15: hearth.agent.v1.Assignment.image_config:type_name -> hearth.agent.v1.ImageConfig
+	22, // 16: hearth.agent.v1.Report.at:type_name -> google.protobuf.Timestamp
+	16, // 17: hearth.agent.v1.Report.host:type_name -> hearth.agent.v1.HostHeat
+	17, // 18: hearth.agent.v1.Report.environments:type_name -> hearth.agent.v1.EnvironmentReport
+	1,  // 19: hearth.agent.v1.EnvironmentReport.state:type_name -> hearth.agent.v1.EnvironmentState
+	22, // 20: hearth.agent.v1.EnvironmentReport.since:type_name -> google.protobuf.Timestamp
+	2,  // 21: hearth.agent.v1.AgentService.Join:input_type -> hearth.agent.v1.JoinRequest
+	4,  // 22: hearth.agent.v1.AgentService.Session:input_type -> hearth.agent.v1.SessionRequest
+	18, // 23: hearth.agent.v1.AgentService.DownloadArtifact:input_type -> hearth.agent.v1.DownloadArtifactRequest
+	3,  // 24: hearth.agent.v1.AgentService.Join:output_type -> hearth.agent.v1.JoinResponse
+	5,  // 25: hearth.agent.v1.AgentService.Session:output_type -> hearth.agent.v1.SessionResponse
+	19, // 26: hearth.agent.v1.AgentService.DownloadArtifact:output_type -> hearth.agent.v1.DownloadArtifactResponse
+	24, // [24:27] is the sub-list for method output_type
+	21, // [21:24] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_hearth_agent_v1_agent_proto_init() }
@@ -1775,7 +1867,7 @@ func file_hearth_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hearth_agent_v1_agent_proto_rawDesc), len(file_hearth_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

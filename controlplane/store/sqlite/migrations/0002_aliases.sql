@@ -1,0 +1,6 @@
+CREATE TABLE aliases (
+    function TEXT NOT NULL,
+    name     TEXT NOT NULL,
+    body     TEXT NOT NULL,
+    PRIMARY KEY (function, name)
+);
