@@ -396,7 +396,8 @@ func TestAnUnsentCallGoesToTheNextConnection(t *testing.T) {
 		_, err := r.Call(t.Context(), router.Endpoint{Environment: "e-1", Instance: "i-1"}, controlplane.InvokeRequest{Payload: []byte("x")}, time.Second)
 		return err
 	}
-	eventually(t, "the data connections", func() bool { return call() == nil })
+	eventually(t, "all data connections", func() bool { return r.DataConnections("i-1") == len(cuts) })
+	must(t, call())
 	cuts[0]()
 	cuts[1]()
 	for range 50 { // whatever was noticed already, one connection is left
