@@ -11,6 +11,7 @@ package controlplane
 import (
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -234,8 +235,19 @@ type EnvironmentHeat struct {
 // Snapshot is everything deciders know about one capacity provider at one
 // moment. It is never changed once made. Slices are ordered by id or name.
 type Snapshot struct {
-	Provider     CapacityProvider
-	Versions     []Version // those that may run: $LATEST only of on-demand functions
+	Provider CapacityProvider
+	// Versions are those that may run: $LATEST only of on-demand functions. One
+	// whose Provider is another moves there: what is here still serves for it.
+	Versions     []Version
 	Instances    []Instance
 	Environments []Environment
+}
+
+// Outdated tells whether an instance is no longer what the provider asks for:
+// its zone was given up, or it was launched from another template.
+func (s *Snapshot) Outdated(in *Instance) bool {
+	if in.Template != "" && in.Template != s.Provider.Template() {
+		return true
+	}
+	return in.Zone != "" && !slices.Contains(s.Provider.Zones, in.Zone)
 }

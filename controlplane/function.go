@@ -161,11 +161,11 @@ func (v *Version) Publication() Publication {
 
 // Config is the configuration of a version.
 type Config struct {
-	Description   string
-	RoleARN       string
-	Runtime       string // empty for images
-	Handler       string
-	PackageType   string // "Zip" or "Image"
+	Description string
+	RoleARN     string
+	Runtime     string // empty for images
+	Handler     string
+	PackageType string // "Zip" or "Image"
 	// Image overrides what an image says; nil means nothing is.
 	Image         *ImageConfig
 	MemoryMB      int
@@ -246,4 +246,3 @@ type Code struct {
 	// Resolved is Image by digest, if it could be found out; environments run it.
 	Resolved string
 }
-

@@ -104,6 +104,8 @@ const (
 	ThrottleMemory      ThrottleReason = "memory"
 	ThrottleDisk        ThrottleReason = "disk"
 	ThrottleNoCapacity  ThrottleReason = "capacity" // no environment is ready
+	// ThrottleReserved is AWS's word: the function is at its reserved concurrency.
+	ThrottleReserved ThrottleReason = "ReservedFunctionConcurrentInvocationLimitExceeded"
 )
 
 // ThrottledError is an invoke that every environment refused and none ran. Its

@@ -69,13 +69,13 @@ type Blocked struct {
 
 // Decision is what Decide returns.
 type Decision struct {
-	// Actions are LaunchInstance and TerminateInstance.
+	// Actions are LaunchInstance, DrainInstance and TerminateInstance.
 	Actions []controlplane.Action
 	Blocked []Blocked
 }
 
-// Decide returns the instances to launch for what is unplaced and the idle ones
-// to terminate. It is a function of its arguments alone.
+// Decide returns the instances to launch for what is unplaced, the outdated ones
+// to empty and the idle ones to terminate. It is a function of its arguments alone.
 func Decide(s controlplane.Snapshot, unplaced []controlplane.Unplaced, now time.Time, p Policy) Decision {
 	var d Decision
 	coming := launching(s, now, p)
@@ -105,6 +105,9 @@ func Decide(s controlplane.Snapshot, unplaced []controlplane.Unplaced, now time.
 			})
 		}
 	}
+	if id, yes := nextOutdated(s); yes {
+		d.Actions = append(d.Actions, controlplane.DrainInstance{Instance: id, Reason: controlplane.ReasonOutdated})
+	}
 	for i := range s.Instances {
 		if why, yes := done(s, &s.Instances[i], now, p); yes {
 			d.Actions = append(d.Actions, controlplane.TerminateInstance{Instance: s.Instances[i].ID, Reason: why})
@@ -122,7 +125,7 @@ func launching(s controlplane.Snapshot, now time.Time, p Policy) map[controlplan
 	coming := map[controlplane.Zone][]*controlplane.Resources{}
 	for i := range s.Instances {
 		in := &s.Instances[i]
-		if in.State == controlplane.InstanceLaunching && !overdue(in, now, p) {
+		if in.State == controlplane.InstanceLaunching && !overdue(in, now, p) && !s.Outdated(in) {
 			free := in.Size
 			coming[in.Zone] = append(coming[in.Zone], &free)
 		}
@@ -152,17 +155,42 @@ func done(s controlplane.Snapshot, in *controlplane.Instance, now time.Time, p P
 	if in.State == controlplane.InstanceTerminating {
 		return "", false
 	}
-	occupied := slices.ContainsFunc(s.Environments, func(e controlplane.Environment) bool { return e.Instance == in.ID })
-	if s.Provider.State == controlplane.ProviderDeleting {
+	switch occupied := occupied(s, in.ID); {
+	case s.Provider.State == controlplane.ProviderDeleting:
 		return controlplane.ReasonProviderDelete, !occupied
-	}
-	if !p.Keep && !occupied && overdue(in, now, p) {
+	case p.Keep || occupied:
+		return "", false
+	case overdue(in, now, p):
 		return controlplane.ReasonNeverJoined, true
-	}
-	if p.Keep || occupied || in.Observed == nil || in.Observed.EmptySince.IsZero() {
+	case s.Outdated(in):
+		return controlplane.ReasonOutdated, true
+	case in.Observed == nil || in.Observed.EmptySince.IsZero():
 		return "", false
 	}
 	return controlplane.ReasonIdle, now.Sub(in.Observed.EmptySince) >= p.IdleAfter
+}
+
+func occupied(s controlplane.Snapshot, id controlplane.InstanceID) bool {
+	return slices.ContainsFunc(s.Environments, func(e controlplane.Environment) bool { return e.Instance == id })
+}
+
+// nextOutdated chooses the next instance to empty because the provider asks for
+// another kind now. One at a time: what runs on it is started elsewhere first.
+func nextOutdated(s controlplane.Snapshot) (id controlplane.InstanceID, yes bool) {
+	if s.Provider.State != controlplane.ProviderActive {
+		return "", false
+	}
+	for i := range s.Instances {
+		in := &s.Instances[i]
+		switch {
+		case !s.Outdated(in) || !occupied(s, in.ID):
+		case in.State == controlplane.InstanceDraining:
+			return "", false // one is under way
+		case in.State == controlplane.InstanceRunning && !yes:
+			id, yes = in.ID, true
+		}
+	}
+	return id, yes
 }
 
 // names makes the ids of instances from the decision to launch them, so that

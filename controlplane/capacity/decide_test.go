@@ -2,6 +2,7 @@ package capacity_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -126,6 +127,57 @@ func TestDecide(t *testing.T) {
 				t.Errorf("decision (-want +got):\n%s", d)
 			}
 		})
+	}
+}
+
+// TestOutdatedInstancesAreEmptiedOneAtATimeAndGivenBack when the provider asks
+// for another kind or gave their zone up.
+func TestOutdatedInstancesAreEmptiedOneAtATimeAndGivenBack(t *testing.T) {
+	t.Parallel()
+	s := provider(400)
+	add := func(id, zone, template string, st controlplane.InstanceState, occupied bool) {
+		in := controlplane.Instance{ID: controlplane.InstanceID(id), Zone: controlplane.Zone(zone), State: st, Template: template}
+		in.Observed = &controlplane.InstanceObservation{Connected: true, EmptySince: t0}
+		s.Instances = append(s.Instances, in)
+		if occupied {
+			s.Environments = append(s.Environments, controlplane.Environment{ID: controlplane.EnvironmentID("e-" + id), Instance: in.ID})
+		}
+	}
+	current := s.Provider.Template()
+	add("i-current", "a", current, controlplane.InstanceRunning, true)
+	add("i-host", "a", "", controlplane.InstanceRunning, true) // joined by itself
+	add("i-other", "a", "other", controlplane.InstanceRunning, true)
+	add("i-zone", "gone", current, controlplane.InstanceRunning, true)
+	add("i-empty", "b", "other", controlplane.InstanceRunning, false)
+	add("i-launching", "b", "other", controlplane.InstanceLaunching, false)
+	drains := func(d capacity.Decision) (ids []string) {
+		for _, a := range d.Actions {
+			if a, ok := a.(controlplane.DrainInstance); ok {
+				ids = append(ids, string(a.Instance)+" "+string(a.Reason))
+			}
+		}
+		return ids
+	}
+	d := capacity.Decide(s, nil, t0, policy())
+	if diff := cmp.Diff([]string{"i-other outdated"}, drains(d)); diff != "" {
+		t.Errorf("drains (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"i-empty outdated", "i-launching outdated"}, summarize(d).Terminate); diff != "" {
+		t.Errorf("terminates (-want +got):\n%s", diff)
+	}
+	s.Instances[2].State = controlplane.InstanceDraining
+	if got := drains(capacity.Decide(s, nil, t0, policy())); got != nil {
+		t.Errorf("drains %v although one is under way", got)
+	}
+	s.Environments = slices.DeleteFunc(s.Environments, func(e controlplane.Environment) bool { return e.Instance == "i-other" })
+	d = capacity.Decide(s, nil, t0, policy())
+	if diff := cmp.Diff([]string{"i-zone outdated"}, drains(d)); diff != "" {
+		t.Errorf("drains once the first is empty (-want +got):\n%s", diff)
+	}
+	keep := policy()
+	keep.Keep = true
+	if got := summarize(capacity.Decide(s, nil, t0, keep)).Terminate; got != nil {
+		t.Errorf("terminates %v, machines that are not ours", got)
 	}
 }
 

@@ -141,6 +141,7 @@ func throttleMessage(r controlplane.ThrottleReason) string {
 		return "Rate Exceeded: every execution environment is at its concurrency limit."
 	case controlplane.ThrottleCPU, controlplane.ThrottleMemory, controlplane.ThrottleDisk:
 		return fmt.Sprintf("Rate Exceeded: the execution environments are short of %s.", r)
+	case controlplane.ThrottleReserved: // AWS says no more
 	case controlplane.ThrottleNoCapacity:
 		return "Rate Exceeded: no execution environment is ready."
 	}

@@ -105,7 +105,7 @@ func newBoard(s controlplane.Snapshot, now time.Time, p Policy) *board {
 		if in.Observed != nil {
 			b.free[in.ID] = in.Observed.Allocatable
 		}
-		if in.State == controlplane.InstanceLaunching && now.Sub(in.CreatedAt) < p.LaunchPatience {
+		if in.State == controlplane.InstanceLaunching && now.Sub(in.CreatedAt) < p.LaunchPatience && !s.Outdated(in) {
 			b.coming = append(b.coming, room{zone: in.Zone, free: in.Size})
 		}
 	}
@@ -185,11 +185,14 @@ func (b *board) choose(size controlplane.Resources, perZone map[controlplane.Zon
 		return "", nil
 	}
 	for _, z := range zones {
-		if in := b.tightest(z, size); in != nil {
+		if in := b.tightest(z, size, false); in != nil {
 			return z, in
 		}
 		if b.takeComing(z, size) || b.policy.MayLaunch {
 			return z, nil // wait for an instance in the zone that lacks room
+		}
+		if in := b.tightest(z, size, true); in != nil {
+			return z, in // it will have to move again, but there is nothing better
 		}
 	}
 	return zones[0], nil
@@ -206,11 +209,13 @@ func (b *board) takeComing(z controlplane.Zone, size controlplane.Resources) boo
 	return false
 }
 
-func (b *board) tightest(z controlplane.Zone, size controlplane.Resources) *controlplane.Instance {
+// tightest is the instance of the zone that size fits most tightly, among those
+// that are outdated or those that are not.
+func (b *board) tightest(z controlplane.Zone, size controlplane.Resources, outdated bool) *controlplane.Instance {
 	var best *controlplane.Instance
 	for i := range b.snap.Instances {
 		in := &b.snap.Instances[i]
-		if in.Zone != z || !usable(in) || !size.Fits(b.free[in.ID]) {
+		if in.Zone != z || !usable(in) || !size.Fits(b.free[in.ID]) || b.snap.Outdated(in) != outdated {
 			continue
 		}
 		if best == nil || slack(b.free[in.ID], in) < slack(b.free[best.ID], best) {

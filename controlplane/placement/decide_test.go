@@ -259,6 +259,27 @@ func TestDecide(t *testing.T) {
 }
 
 // TestInvariants draws worlds and checks every decision.
+// TestAnOutdatedInstanceIsTheLastResort for a new environment.
+func TestAnOutdatedInstanceIsTheLastResort(t *testing.T) {
+	t.Parallel()
+	old, other := instance("i-1", "a"), instance("i-2", "a")
+	old.Template = "other"
+	s := snapshot("a")
+	s.Instances = []controlplane.Instance{old, other}
+	if got := summarize(placement.Decide(s, []controlplane.Target{target(1)}, t0, policy())); !slices.Equal(got.Start, []string{"i-2"}) {
+		t.Errorf("started on %v, want the one that is not outdated", got.Start)
+	}
+	s.Instances = []controlplane.Instance{old}
+	if got := summarize(placement.Decide(s, []controlplane.Target{target(1)}, t0, policy())); got.Start != nil || len(got.Unplaced) != 1 {
+		t.Errorf("got %+v, want to wait for a new instance", got)
+	}
+	p := policy()
+	p.MayLaunch = false
+	if got := summarize(placement.Decide(s, []controlplane.Target{target(1)}, t0, p)); !slices.Equal(got.Start, []string{"i-1"}) {
+		t.Errorf("got %+v, want the outdated one: there will be no other", got)
+	}
+}
+
 func TestInvariants(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

@@ -45,7 +45,9 @@ func (l *Loop) changes(w *world, snaps []controlplane.Snapshot, p plan) *changes
 		for _, e := range s.Environments {
 			busy[e.Function] = true
 		}
-		l.versionChanges(ch, s, p, l.blind(s, w.now))
+		if !l.blind(s, w.now) {
+			l.versionChanges(ch, s, p)
+		}
 		providerChanges(ch, s, w)
 	}
 	for _, f := range w.functions {
@@ -57,23 +59,13 @@ func (l *Loop) changes(w *world, snaps []controlplane.Snapshot, p plan) *changes
 	return ch
 }
 
-func (l *Loop) versionChanges(ch *changes, s *controlplane.Snapshot, p plan, blind bool) {
+func (l *Loop) versionChanges(ch *changes, s *controlplane.Snapshot, p plan) {
 	for _, v := range s.Versions {
-		f := facts{environments: map[controlplane.Revision][]controlplane.Environment{}, failAfter: l.cfg.Policy.FailAfter}
-		for _, e := range s.Environments {
-			if e.Function == v.Function && e.Qualifier == v.Qualifier {
-				f.environments[e.Revision] = append(f.environments[e.Revision], e)
-			}
+		if v.Provider != s.Provider.Name {
+			continue // it moves: its new provider's snapshot has its state
 		}
-		for i := range p.blocked {
-			if p.blocked[i].Function == v.Function && p.blocked[i].Qualifier == v.Qualifier {
-				f.blocked = &p.blocked[i]
-			}
-		}
-		if blind {
-			continue
-		}
-		if v.State == controlplane.VersionDeleting && f.none() {
+		f := l.factsOf(&v, s, p)
+		if v.Qualifier != controlplane.Latest && v.State == controlplane.VersionDeleting && f.none() {
 			ch.dropVersions = append(ch.dropVersions, versionKey{v.Function, v.Qualifier})
 			continue
 		}
@@ -81,6 +73,22 @@ func (l *Loop) versionChanges(ch *changes, s *controlplane.Snapshot, p plan, bli
 			ch.versions = append(ch.versions, versionChange{facts: f, seen: v, next: next})
 		}
 	}
+}
+
+// factsOf collects what is known of a version.
+func (l *Loop) factsOf(v *controlplane.Version, s *controlplane.Snapshot, p plan) facts {
+	f := facts{environments: map[controlplane.Revision][]controlplane.Environment{}, failAfter: l.cfg.Policy.FailAfter}
+	for _, e := range s.Environments {
+		if e.Function == v.Function && e.Qualifier == v.Qualifier {
+			f.environments[e.Revision] = append(f.environments[e.Revision], e)
+		}
+	}
+	for i := range p.blocked {
+		if p.blocked[i].Function == v.Function && p.blocked[i].Qualifier == v.Qualifier {
+			f.blocked = &p.blocked[i]
+		}
+	}
+	return f
 }
 
 func providerChanges(ch *changes, s *controlplane.Snapshot, w *world) {
@@ -108,15 +116,22 @@ func (l *Loop) instanceChanges(ch *changes, w *world, p plan) {
 	for _, a := range p.actions {
 		switch a := a.(type) {
 		case controlplane.LaunchInstance:
-			ch.instances = append(ch.instances, l.launched(a, w.now))
+			ch.instances = append(ch.instances, l.launched(a, w))
+		case controlplane.DrainInstance:
+			ch.move(w, a.Instance, controlplane.InstanceDraining)
 		case controlplane.TerminateInstance:
-			i := slices.IndexFunc(w.instances, func(in controlplane.Instance) bool { return in.ID == a.Instance })
-			if i >= 0 {
-				in := w.instances[i]
-				in.State, in.Observed = controlplane.InstanceTerminating, nil
-				ch.instances = append(ch.instances, in)
-			}
+			ch.move(w, a.Instance, controlplane.InstanceTerminating)
 		case controlplane.StartEnvironment, controlplane.StopEnvironment:
+		}
+	}
+}
+
+// move gives an instance a further state.
+func (c *changes) move(w *world, id controlplane.InstanceID, to controlplane.InstanceState) {
+	for _, in := range w.instances {
+		if in.ID == id {
+			in.State, in.Observed = to, nil
+			c.instances = append(c.instances, in)
 		}
 	}
 }
@@ -165,7 +180,7 @@ func (c *changes) putInstances(w store.Writer) error {
 }
 
 func (c *versionChange) write(w store.Writer) error {
-	cur, err := w.Version(c.seen.Function, c.seen.Qualifier)
+	cur, put, err := current(w, c.seen.Function, c.seen.Qualifier)
 	if errdefs.IsNotFound(err) {
 		return nil
 	}
@@ -180,7 +195,23 @@ func (c *versionChange) write(w store.Writer) error {
 		}
 		c.next = progress(cur, c.facts)
 	}
-	return w.PutVersion(c.next)
+	return put(c.next)
+}
+
+// current reads a version, which for $LATEST is part of its function, and
+// returns what writes it back.
+func current(w store.Writer, name controlplane.FunctionName, q controlplane.Qualifier) (
+	v controlplane.Version, put func(controlplane.Version) error, err error,
+) {
+	if q != controlplane.Latest {
+		v, err = w.Version(name, q)
+		return v, w.PutVersion, err
+	}
+	f, err := w.Function(name)
+	return f.Latest, func(v controlplane.Version) error {
+		f.Latest = v
+		return w.PutFunction(f)
+	}, err
 }
 
 func (c *changes) drop(w store.Writer) error {

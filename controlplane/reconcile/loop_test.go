@@ -144,12 +144,17 @@ func (tokens) Mint(context.Context, controlplane.ProviderName, controlplane.Inst
 type tables struct {
 	mu   sync.Mutex
 	last *router.Table
+	// check, if set, looks at every table.
+	check func(*router.Table)
 }
 
 func (t *tables) Swap(n *router.Table) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.last = n
+	if t.check != nil {
+		t.check(n)
+	}
 }
 
 func (t *tables) version() *router.Version {

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -17,7 +18,9 @@ type world struct {
 	now       time.Time
 	providers []controlplane.CapacityProvider
 	functions []controlplane.Function
+	// versions are those that may run: $LATEST of on-demand functions among them.
 	versions  []controlplane.Version
+	aliases   []controlplane.Alias
 	instances []controlplane.Instance
 	heard     map[controlplane.InstanceID]sessions.Heard
 }
@@ -25,21 +28,7 @@ type world struct {
 // observe reads the store and the agents' words.
 func (l *Loop) observe(ctx context.Context, now time.Time) (*world, error) {
 	w := &world{now: now, heard: map[controlplane.InstanceID]sessions.Heard{}}
-	err := l.cfg.DB.View(ctx, func(r store.Reader) error {
-		var err error
-		if w.providers, err = r.Providers(); err != nil {
-			return err
-		}
-		if w.functions, err = r.Functions(); err != nil {
-			return err
-		}
-		if w.versions, err = r.Versions(""); err != nil {
-			return err
-		}
-		w.instances, err = r.Instances()
-		return err
-	})
-	if err != nil {
+	if err := l.cfg.DB.View(ctx, w.read); err != nil {
 		return nil, err
 	}
 	for _, h := range l.cfg.Agents.Heard() {
@@ -60,6 +49,33 @@ func (l *Loop) observe(ctx context.Context, now time.Time) (*world, error) {
 		l.join(w, &w.instances[i], occupied)
 	}
 	return w, nil
+}
+
+// read reads what the store has.
+func (w *world) read(r store.Reader) error {
+	var errs [5]error
+	w.providers, errs[0] = r.Providers()
+	w.functions, errs[1] = r.Functions()
+	w.versions, errs[2] = r.Versions("")
+	w.aliases, errs[3] = r.Aliases("")
+	w.instances, errs[4] = r.Instances()
+	w.addLatest()
+	return errors.Join(errs[:]...)
+}
+
+// addLatest makes $LATEST of every on-demand function a version among the others.
+func (w *world) addLatest() {
+	for i := range w.functions {
+		f := &w.functions[i]
+		if !f.OnDemand() {
+			continue
+		}
+		v := f.Latest
+		if f.Deleting {
+			v.State, v.ReasonCode, v.Reason = controlplane.VersionDeleting, "", ""
+		}
+		w.versions = append(w.versions, v)
+	}
 }
 
 // join adds what its agent says to an instance.
@@ -130,11 +146,7 @@ func (l *Loop) snapshots(w *world) []controlplane.Snapshot {
 			home[in.ID] = s
 		}
 	}
-	for _, v := range w.versions {
-		if s := byProvider[v.Provider]; s != nil {
-			s.Versions = append(s.Versions, v)
-		}
-	}
+	addVersions(byProvider, w.versions)
 	statuses := map[statusKey]controlplane.EnvironmentStatus{}
 	for id, h := range w.heard {
 		for _, e := range h.Environments {
@@ -148,6 +160,30 @@ func (l *Loop) snapshots(w *world) []controlplane.Snapshot {
 		}
 	}
 	return out
+}
+
+// addVersions gives every version to its provider, and one that moves also to
+// the one it leaves.
+func addVersions(snaps map[controlplane.ProviderName]*controlplane.Snapshot, versions []controlplane.Version) {
+	for _, v := range versions {
+		if s := snaps[v.Provider]; s != nil {
+			s.Versions = append(s.Versions, v)
+		}
+		if v.Serving == nil || v.Serving.Provider == "" || v.Serving.Provider == v.Provider {
+			continue
+		}
+		if s := snaps[v.Serving.Provider]; s != nil {
+			s.Versions = append(s.Versions, moving(v))
+		}
+	}
+}
+
+// moving is what is left of v on the provider it moves away from: the
+// publication that serves until the one on the new provider is ready. Its
+// Provider is the new one, by which it is known not to be at home.
+func moving(v controlplane.Version) controlplane.Version {
+	v.Config, v.Code, v.Revision, v.Serving = v.Serving.Config, v.Serving.Code, v.Serving.Revision, nil
+	return v
 }
 
 // statusKey names what one agent says of an environment: it speaks only for

@@ -145,7 +145,7 @@ func (l *Loop) act(ctx context.Context, w *world, p plan) error {
 			l.start(w, a)
 		case controlplane.StopEnvironment:
 			l.stop(a)
-		case controlplane.LaunchInstance, controlplane.TerminateInstance: // by ensureInstances
+		case controlplane.LaunchInstance, controlplane.DrainInstance, controlplane.TerminateInstance: // are committed, and seen to by ensureInstances
 		}
 	}
 	l.desire(w)
@@ -166,7 +166,7 @@ func (l *Loop) start(w *world, a controlplane.StartEnvironment) {
 		if pub.Revision != a.Revision {
 			return // published again meanwhile: the next step decides anew
 		}
-		image := controlplane.Image{Ref: pub.Code.Image}
+		image := controlplane.Image{Ref: cmp.Or(pub.Code.Resolved, pub.Code.Image)}
 		if pub.Config.PackageType != "Image" {
 			image, _ = l.cfg.Image(pub.Config.Runtime)
 		}
@@ -276,22 +276,28 @@ func (l *Loop) wanted(w *world, p plan) map[controlplane.InstanceID]controlplane
 	for _, a := range p.actions {
 		switch a := a.(type) {
 		case controlplane.LaunchInstance:
-			wanted[a.Instance] = l.launched(a, w.now)
+			wanted[a.Instance] = l.launched(a, w)
 		case controlplane.TerminateInstance:
 			in := wanted[a.Instance]
 			in.State = controlplane.InstanceTerminating
 			wanted[a.Instance] = in
-		case controlplane.StartEnvironment, controlplane.StopEnvironment:
+		case controlplane.StartEnvironment, controlplane.StopEnvironment, controlplane.DrainInstance:
 		}
 	}
 	return wanted
 }
 
-func (l *Loop) launched(a controlplane.LaunchInstance, now time.Time) controlplane.Instance {
-	return controlplane.Instance{
+func (l *Loop) launched(a controlplane.LaunchInstance, w *world) controlplane.Instance {
+	in := controlplane.Instance{
 		ID: a.Instance, Provider: a.Provider, Zone: a.Zone, State: controlplane.InstanceLaunching,
-		Size: a.Size, Fleet: l.cfg.Fleet.Name(), CreatedAt: now,
+		Size: a.Size, Fleet: l.cfg.Fleet.Name(), CreatedAt: w.now,
 	}
+	for i := range w.providers {
+		if p := &w.providers[i]; p.Name == a.Provider {
+			in.Template = p.Template()
+		}
+	}
+	return in
 }
 
 // launch asks the fleet for the machine. What it has no capacity for is

@@ -26,12 +26,7 @@ func (l *Loop) publish(w *world, snaps []controlplane.Snapshot) {
 
 // table builds the routing table.
 func table(w *world, snaps []controlplane.Snapshot) *router.Table {
-	t := &router.Table{Functions: make(map[controlplane.FunctionName]*router.Function, len(w.functions))}
-	for _, f := range w.functions {
-		if !f.Deleting {
-			t.Functions[f.Name] = &router.Function{ARN: f.ARN, Versions: map[controlplane.Qualifier]*router.Version{}}
-		}
-	}
+	t := &router.Table{Functions: functions(w)}
 	endpoints := map[publication][]router.Endpoint{}
 	for i := range snaps {
 		for _, e := range snaps[i].Environments {
@@ -60,4 +55,25 @@ func table(w *world, snaps []controlplane.Snapshot) *router.Table {
 		}
 	}
 	return t
+}
+
+// functions are the table's functions, without versions.
+func functions(w *world) map[controlplane.FunctionName]*router.Function {
+	all := make(map[controlplane.FunctionName]*router.Function, len(w.functions))
+	for i := range w.functions {
+		f := &w.functions[i]
+		if !f.Deleting {
+			all[f.Name] = &router.Function{
+				ARN: f.ARN, OnDemand: f.OnDemand(), Reserved: f.ReservedConcurrency,
+				Versions: map[controlplane.Qualifier]*router.Version{},
+				Aliases:  map[controlplane.Qualifier]router.Alias{},
+			}
+		}
+	}
+	for _, a := range w.aliases {
+		if f := all[a.Function]; f != nil {
+			f.Aliases[a.Name] = router.Alias{Version: a.Version, Additional: a.Additional, Weight: a.Weight}
+		}
+	}
+	return all
 }

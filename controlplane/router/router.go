@@ -90,8 +90,40 @@ func (t *Table) version(f controlplane.FunctionName, q controlplane.Qualifier) *
 // Function is one function's part of the table.
 type Function struct {
 	ARN string
-	// Versions by qualifier, $LATEST excluded.
+	// OnDemand functions run $LATEST.
+	OnDemand bool
+	// Reserved bounds how many invokes run at once; nil means that nothing does.
+	Reserved *int
+	// Versions by qualifier, $LATEST only if the function is on demand.
 	Versions map[controlplane.Qualifier]*Version
+	Aliases  map[controlplane.Qualifier]Alias
+
+	inFlight *atomic.Int64
+}
+
+// enter counts an invoke in, unless the reserved concurrency is reached.
+func (f *Function) enter() bool {
+	if f.Reserved == nil {
+		return true
+	}
+	if f.inFlight.Add(1) <= int64(*f.Reserved) {
+		return true
+	}
+	f.inFlight.Add(-1)
+	return false
+}
+
+func (f *Function) leave() {
+	if f.Reserved != nil {
+		f.inFlight.Add(-1)
+	}
+}
+
+// Alias sends invokes to Version, and a share of Weight, 0 to 1, to Additional
+// unless that is empty.
+type Alias struct {
+	Version, Additional controlplane.Qualifier
+	Weight              float64
 }
 
 // Version is one version's part of the table.
@@ -148,6 +180,11 @@ func (r *Router) Swap(t *Table) {
 	}
 	last := r.table.Load()
 	for name, f := range t.Functions {
+		if old := last.Functions[name]; old != nil {
+			f.inFlight = old.inFlight
+		} else {
+			f.inFlight = new(atomic.Int64)
+		}
 		for q, v := range f.Versions {
 			if old := last.version(name, q); old != nil {
 				v.turn.Store(old.turn.Load())
@@ -170,13 +207,19 @@ func (r *Router) Swap(t *Table) {
 // NoPublishedVersionError, LatestNotInvocableError, VersionStateError,
 // ThrottledError, LostError; the cause of ctx when the caller left.
 func (r *Router) Invoke(ctx context.Context, req controlplane.InvokeRequest) (controlplane.InvokeResult, error) {
-	v, err := r.resolve(req)
+	f, v, err := r.resolve(req)
 	if err != nil {
 		return controlplane.InvokeResult{}, err
 	}
 	if req.DryRun {
 		return controlplane.InvokeResult{Executed: v.Qualifier}, nil
 	}
+	if !f.enter() {
+		err := &controlplane.ThrottledError{Reason: controlplane.ThrottleReserved, RetryAfter: defaultRetryAfter}
+		r.metrics.observe(ctx, err)
+		return controlplane.InvokeResult{}, err
+	}
+	defer f.leave()
 	ctx, cancel := context.WithTimeoutCause(ctx, v.Timeout+answerMargin, errors.New("the agent did not answer in time"))
 	defer cancel()
 	res, err := r.try(ctx, v, req)

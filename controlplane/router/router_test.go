@@ -105,6 +105,101 @@ func TestResolvesAsAWSDoes(t *testing.T) {
 	}
 }
 
+func TestAnOnDemandFunctionRunsLatest(t *testing.T) {
+	t.Parallel()
+	r := newRouter(t, &script{answer: func(controlplane.EnvironmentID) error { return nil }}, nil)
+	latest := active("e-1")
+	latest.Qualifier = controlplane.Latest
+	r.Swap(&router.Table{Functions: map[controlplane.FunctionName]*router.Function{"f": {
+		OnDemand: true, Versions: map[controlplane.Qualifier]*router.Version{controlplane.Latest: latest, "1": active("e-2")},
+		Aliases: map[controlplane.Qualifier]router.Alias{"dev": {Version: controlplane.Latest}},
+	}}})
+	for q, want := range map[controlplane.Qualifier]controlplane.Qualifier{
+		"": controlplane.Latest, controlplane.Latest: controlplane.Latest, "dev": controlplane.Latest, "1": "1",
+	} {
+		res, err := r.Invoke(t.Context(), controlplane.InvokeRequest{Function: "f", Qualifier: q})
+		if err != nil || res.Executed != want {
+			t.Errorf("qualifier %q: executed %s, %v; want %s", q, res.Executed, err, want)
+		}
+	}
+}
+
+func TestAnAliasSharesInvokesByWeight(t *testing.T) {
+	t.Parallel()
+	r := newRouter(t, &script{answer: func(controlplane.EnvironmentID) error { return nil }}, nil)
+	two := active("e-2")
+	two.Qualifier = "2"
+	for weight, want := range map[float64]float64{0: 0, 0.25: 0.25, 1: 1} {
+		r.Swap(&router.Table{Functions: map[controlplane.FunctionName]*router.Function{"f": {
+			Versions: map[controlplane.Qualifier]*router.Version{"1": active("e-1"), "2": two},
+			Aliases:  map[controlplane.Qualifier]router.Alias{"live": {Version: "1", Additional: "2", Weight: weight}},
+		}}})
+		const n = 4000
+		additional := 0
+		for range n {
+			res, err := r.Invoke(t.Context(), controlplane.InvokeRequest{Function: "f", Qualifier: "live", DryRun: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.Executed == "2" {
+				additional++
+			}
+		}
+		// 0.06 is nine standard deviations of 4000 draws.
+		if got := float64(additional) / n; got < want-0.06 || got > want+0.06 || (weight != 0.25 && got != want) {
+			t.Errorf("weight %v: version 2 got a share of %v", weight, got)
+		}
+	}
+}
+
+func TestReservedConcurrencyRefusesWhatIsAbove(t *testing.T) {
+	t.Parallel()
+	release, inside := make(chan struct{}), make(chan struct{})
+	r := newRouter(t, &script{answer: func(controlplane.EnvironmentID) error {
+		inside <- struct{}{}
+		<-release
+		return nil
+	}}, nil)
+	swap := func(reserved *int) {
+		v := active("e-1")
+		v.Qualifier, v.Endpoints[0].Limit = "1", 8
+		r.Swap(&router.Table{Functions: map[controlplane.FunctionName]*router.Function{"f": {
+			Reserved: reserved, Versions: map[controlplane.Qualifier]*router.Version{"1": v},
+		}}})
+	}
+	invoke := func() error {
+		_, err := r.Invoke(t.Context(), controlplane.InvokeRequest{Function: "f", Qualifier: "1"})
+		return err
+	}
+	two, none := 2, 0
+	swap(&two)
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			if err := invoke(); err != nil {
+				t.Error(err)
+			}
+		})
+		<-inside
+	}
+	swap(&two) // a new table does not forget what runs
+	var throttled *controlplane.ThrottledError
+	if err := invoke(); !errors.As(err, &throttled) || throttled.Reason != controlplane.ThrottleReserved {
+		t.Errorf("a third invoke: %v, want a throttle for the reserved concurrency", err)
+	}
+	close(release)
+	wg.Wait()
+	wg.Go(func() { <-inside })
+	if err := invoke(); err != nil {
+		t.Errorf("after the others ended: %v", err)
+	}
+	wg.Wait()
+	swap(&none)
+	if err := invoke(); !errors.As(err, &throttled) {
+		t.Errorf("with none reserved: %v, want a throttle", err)
+	}
+}
+
 func TestTriesARefusalElsewhere(t *testing.T) {
 	t.Parallel()
 	s := &script{answer: func(e controlplane.EnvironmentID) error {

@@ -65,6 +65,7 @@ func weight(r controlplane.ThrottleReason) int {
 		return 4
 	case controlplane.ThrottleDisk:
 		return 5
+	case controlplane.ThrottleReserved: // no agent says so
 	}
 	return 0
 }
