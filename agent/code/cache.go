@@ -159,8 +159,8 @@ func (c *Cache) readopt(sha, path string) error {
 // Acquire returns the directory with the unpacked archive and holds it there
 // until release is called, once. It fetches the archive if it is missing.
 // Errors: InvalidArgument (not a hash; the archive is not what it should be, or
-// is not safe to unpack), ResourceExhausted (the budget is held), and what the
-// fetcher returns.
+// is not safe to unpack), ResourceExhausted (the budget is held, the disk is
+// full), Unavailable (the disk fails), and what the fetcher returns.
 func (c *Cache) Acquire(ctx context.Context, code agent.Code) (dir string, release func(), err error) {
 	if !isHash(code.SHA256) {
 		return "", nil, fmt.Errorf("code %q is not a sha-256: %w", code.SHA256, errdefs.ErrInvalidArgument)
@@ -249,32 +249,69 @@ func (c *Cache) load(ctx context.Context, code agent.Code, e *entry) (err error)
 	}()
 	work, err := os.MkdirTemp(c.cfg.Dir, tempPrefix)
 	if err != nil {
-		return fmt.Errorf("loading code %s: %w", code.SHA256, err)
+		return fmt.Errorf("loading code %s: %w", code.SHA256, hostFault("making a directory", err))
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	archive := filepath.Join(work, "archive")
-	if err := c.fetch(ctx, code, archive); err != nil {
-		return err
-	}
+	defer func() {
+		// What cannot be removed after a success is swept at the next start.
+		if e := os.RemoveAll(work); err != nil {
+			err = errors.Join(err, e)
+		}
+	}()
 	tree := filepath.Join(work, "tree")
-	if err := c.unpack(archive, tree); err != nil {
-		return fmt.Errorf("unpacking code %s: %w", code.SHA256, err)
-	}
-	if size, err = treeSize(tree); err != nil {
-		return fmt.Errorf("measuring code %s: %w", code.SHA256, err)
+	if size, err = c.obtain(ctx, code, filepath.Join(work, "archive"), tree); err != nil {
+		return err
 	}
 	if err := c.reserve(size); err != nil {
 		return fmt.Errorf("keeping code %s: %w", code.SHA256, err)
 	}
 	if err := os.Rename(tree, final); err != nil {
 		c.unreserve(size)
-		return fmt.Errorf("keeping code %s: %w", code.SHA256, err)
+		return fmt.Errorf("keeping code %s: %w", code.SHA256, hostFault("renaming", err))
 	}
 	return nil
 }
 
+// obtain fetches an archive and unpacks it into tree, the size of which it
+// returns. When the disk is full, what nobody holds is evicted: the next attempt
+// may find room.
+func (c *Cache) obtain(ctx context.Context, code agent.Code, archive, tree string) (agent.Bytes, error) {
+	err := c.fetch(ctx, code, archive)
+	if err == nil {
+		if err = c.unpack(ctx, archive, tree); err != nil {
+			err = fmt.Errorf("unpacking code %s: %w", code.SHA256, err)
+		}
+	}
+	switch {
+	case errdefs.IsResourceExhausted(err):
+		return 0, errors.Join(err, c.evictTo(0))
+	case err != nil:
+		return 0, err
+	}
+	size, err := treeSize(tree)
+	if err != nil {
+		return 0, fmt.Errorf("measuring code %s: %w", code.SHA256, hostFault("reading", err))
+	}
+	return size, nil
+}
+
 // reserve makes room for size bytes, evicting what was not used for longest.
 func (c *Cache) reserve(size agent.Bytes) error {
+	c.mu.Lock()
+	c.used += size
+	c.mu.Unlock()
+	err := c.evictTo(c.cfg.Budget)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.used > c.cfg.Budget {
+		c.used -= size
+		err = errors.Join(err, fmt.Errorf("%d bytes do not fit the code cache: %w", size, errdefs.ErrResourceExhausted))
+	}
+	return err
+}
+
+// evictTo evicts what nobody holds until at most limit bytes are used, what was
+// not used for longest first.
+func (c *Cache) evictTo(limit agent.Bytes) error {
 	c.mu.Lock()
 	var victims []string
 	for sha, e := range c.entries {
@@ -288,46 +325,47 @@ func (c *Cache) reserve(size agent.Bytes) error {
 		}
 		return strings.Compare(a, b)
 	})
-	c.used += size
-	evicted := map[string]agent.Bytes{}
+	var evicted []string
 	for _, sha := range victims {
-		if c.used <= c.cfg.Budget {
+		if c.used <= limit {
 			break
 		}
 		e := c.entries[sha]
 		c.used -= e.size
-		evicted[sha] = e.size
+		evicted = append(evicted, sha)
 		// While it is being deleted nobody may load it again under its name.
 		e.fetching = make(chan struct{})
 	}
-	full := c.used > c.cfg.Budget
-	if full {
-		c.used -= size
-	}
 	c.mu.Unlock()
-	errs := make([]error, 0, len(evicted)+1)
-	for sha, size := range evicted {
-		errs = append(errs, c.evict(sha, size))
-	}
-	if full {
-		errs = append(errs, fmt.Errorf("%d bytes do not fit the code cache: %w", size, errdefs.ErrResourceExhausted))
+	errs := make([]error, 0, len(evicted))
+	for _, sha := range evicted {
+		errs = append(errs, c.evict(sha))
 	}
 	return errors.Join(errs...)
 }
 
-// evict deletes an entry that reserve has marked as busy.
-func (c *Cache) evict(sha string, size agent.Bytes) error {
-	err := os.RemoveAll(filepath.Join(c.cfg.Dir, sha))
+// evict deletes an entry that evictTo has marked as busy. It loses its name
+// first: what is deleted by half must not be taken for complete.
+func (c *Cache) evict(sha string) error {
+	doomed := filepath.Join(c.cfg.Dir, tempPrefix+sha)
+	kept := os.Rename(filepath.Join(c.cfg.Dir, sha), doomed)
+	err := kept
+	if kept == nil {
+		err = os.RemoveAll(doomed)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.entries[sha]
 	close(e.fetching)
 	e.fetching = nil
-	if err != nil {
-		c.used += size
-		return fmt.Errorf("evicting code %s: %w", sha, err)
+	if kept == nil {
+		delete(c.entries, sha)
+	} else {
+		c.used += e.size
 	}
-	delete(c.entries, sha)
+	if err != nil {
+		return fmt.Errorf("evicting code %s: %w", sha, hostFault("deleting", err))
+	}
 	return nil
 }
 
@@ -337,17 +375,24 @@ func (c *Cache) unreserve(size agent.Bytes) {
 	c.used -= size
 }
 
+// block is what the smallest file takes on disk.
+const block = 4096
+
+// treeSize is what a tree takes on disk, about.
 func treeSize(dir string) (agent.Bytes, error) {
 	var sum agent.Bytes
 	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
+		if err != nil {
 			return err
 		}
 		info, err := d.Info()
 		if err != nil {
 			return err
 		}
-		sum += agent.Bytes(info.Size())
+		sum += block
+		if d.Type().IsRegular() {
+			sum += agent.Bytes(info.Size()) &^ (block - 1)
+		}
 		return nil
 	})
 	return sum, err
