@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math"
 	"net/http"
+	"net/url"
 	"reflect"
 	"slices"
 	"strconv"
@@ -23,24 +24,31 @@ import (
 // schemas: they say where each member is (path, query, header, body), under
 // which name and in which format.
 
+// maxEntries is how many elements and entries the lists and maps of a request
+// may have in all: AWS's service model allows some dozens.
+const maxEntries = 10_000
+
 // decode fills the struct that in points to from a request and its body.
 func decode(r *http.Request, body []byte, schema *smithy.Schema, in any) error {
+	query, err := queryOf(r)
+	if err != nil {
+		return err
+	}
 	target := reflect.ValueOf(in).Elem()
-	query := r.URL.Query()
 	inBody := false
 	for name, member := range schema.Members() {
-		text, located, given := "", true, false
+		var given []string
 		if _, ok := smithy.SchemaTrait[*traits.HTTPLabel](member); ok {
-			text, given = r.PathValue(name), true
+			given = []string{r.PathValue(name)}
 		} else if q, ok := smithy.SchemaTrait[*traits.HTTPQuery](member); ok {
-			text, given = query.Get(q.Name), query.Has(q.Name)
+			given = query[q.Name]
 		} else if h, ok := smithy.SchemaTrait[*traits.HTTPHeader](member); ok {
-			text, given = r.Header.Get(h.Name), len(r.Header.Values(h.Name)) > 0
+			given = r.Header.Values(h.Name)
 		} else {
-			located, inBody = false, true
+			inBody = true
 		}
-		if located && given {
-			if err := setText(target.FieldByName(field(name)), text); err != nil {
+		if len(given) > 0 {
+			if err := setTexts(target.FieldByName(field(name)), given); err != nil {
 				return err
 			}
 		}
@@ -48,14 +56,66 @@ func decode(r *http.Request, body []byte, schema *smithy.Schema, in any) error {
 	if !inBody || len(bytes.TrimSpace(body)) == 0 {
 		return nil
 	}
-	if !json.Valid(body) {
-		return malformed("Could not parse request body into json.")
+	if !wellFormed(body) {
+		return notJSON(r, malformed("Could not parse request body into json."))
 	}
-	return decodeStruct(body, schema, target, true)
+	d := decoder{entries: maxEntries}
+	return d.structure(body, schema, target, true)
+}
+
+// queryOf returns a request's query. What cannot be decoded is refused, never
+// left out.
+func queryOf(r *http.Request) (url.Values, error) {
+	if r.URL.RawQuery == "" {
+		return nil, nil
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, badRequest("The query of the request is not valid: it could not be decoded.")
+	}
+	return query, nil
+}
+
+// notJSON is err, unless the reason is that the body is encoded.
+func notJSON(r *http.Request, err error) error {
+	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+		return badRequest("The content encoding %.64q of the request is not supported.", encoding)
+	}
+	return err
 }
 
 // field is the Go name of a member.
 func field(member string) string { return strings.ToUpper(member[:1]) + member[1:] }
+
+// setTexts sets a member that travels outside the body from what was given for
+// it: any number of texts for a list, else one, however often it is repeated.
+func setTexts(to reflect.Value, given []string) error {
+	if to.Kind() == reflect.Slice && to.Type().Elem().Kind() == reflect.String {
+		if len(given) > maxEntries {
+			return tooMany()
+		}
+		to.Set(reflect.MakeSlice(to.Type(), len(given), len(given)))
+		for i, text := range given {
+			to.Index(i).SetString(text)
+		}
+		return nil
+	}
+	if err := once(given); err != nil {
+		return err
+	}
+	return setText(to, given[0])
+}
+
+// once refuses a parameter that says several things. AWS does not say what it
+// makes of one.
+func once(given []string) error {
+	for _, text := range given[1:] {
+		if text != given[0] {
+			return malformed("A parameter of the request was given more than once, with different values.")
+		}
+	}
+	return nil
+}
 
 // setText sets a member that travels outside the body.
 func setText(to reflect.Value, text string) error {
@@ -90,27 +150,52 @@ func indirect(v reflect.Value) reflect.Value {
 	return v.Elem()
 }
 
-// decodeStruct reads the members that are in the body; those of top that are
-// elsewhere are never taken from it. Members the schema has not are ignored.
-func decodeStruct(raw []byte, schema *smithy.Schema, to reflect.Value, top bool) error {
-	var members map[string]json.RawMessage
-	if raw[0] != '{' || json.Unmarshal(raw, &members) != nil {
-		return malformed("Start of structure or map not found where expected.")
+// decoder reads one body, which is well-formed. How deep it goes is the
+// schema's to say.
+type decoder struct {
+	// entries is how many more list elements and map entries there may be.
+	entries int
+}
+
+// count counts an element or entry.
+func (d *decoder) count() error {
+	if d.entries--; d.entries < 0 {
+		return tooMany()
 	}
-	for name, value := range members {
+	return nil
+}
+
+func tooMany() error {
+	return malformed("The lists and maps of a request may have at most %d entries in all.", maxEntries)
+}
+
+// structure reads the members that are in the body; those of top that are
+// elsewhere are never taken from it. Members the schema has not are ignored; of
+// one that is repeated the last counts.
+func (d *decoder) structure(raw []byte, schema *smithy.Schema, to reflect.Value, top bool) error {
+	ok, err := object(raw, func(name string, value []byte) error {
 		member := schema.Member(name)
-		if member == nil || string(value) == "null" || top && elsewhere(member) {
-			continue
+		if member == nil || top && elsewhere(member) {
+			return nil
 		}
 		f := to.FieldByName(field(name))
 		if !f.IsValid() {
-			continue
+			return nil
 		}
-		if err := decodeValue(value, member, f); err != nil {
-			return err
+		f.SetZero()
+		if string(value) == "null" {
+			return nil
 		}
+		return d.value(value, member, f)
+	})
+	return noObject(ok, err)
+}
+
+func noObject(ok bool, err error) error {
+	if !ok {
+		return malformed("Start of structure or map not found where expected.")
 	}
-	return nil
+	return err
 }
 
 // elsewhere reports whether a member travels outside the body.
@@ -122,69 +207,81 @@ func elsewhere(member *smithy.Schema) bool {
 	return label || query || header || status
 }
 
-func decodeValue(raw []byte, schema *smithy.Schema, to reflect.Value) error {
+func (d *decoder) value(raw []byte, schema *smithy.Schema, to reflect.Value) error {
 	to = indirect(to)
 	switch to.Kind() { //nolint:exhaustive // the kinds SDK members have
 	case reflect.Struct:
-		return decodeStruct(raw, schema, to, false)
+		return d.structure(raw, schema, to, false)
 	case reflect.Map:
-		return decodeMap(raw, schema, to)
+		return d.entriesOf(raw, schema, to)
 	case reflect.Slice:
 		if to.Type().Elem().Kind() == reflect.Uint8 {
 			return decodeBlob(raw, to)
 		}
-		return decodeList(raw, schema, to)
+		return d.list(raw, schema, to)
 	}
 	return decodeScalar(raw, to)
 }
 
-func decodeMap(raw []byte, schema *smithy.Schema, to reflect.Value) error {
-	var entries map[string]json.RawMessage
-	if json.Unmarshal(raw, &entries) != nil {
-		return malformed("Start of structure or map not found where expected.")
-	}
-	to.Set(reflect.MakeMapWithSize(to.Type(), len(entries)))
-	for key, value := range entries {
-		v := reflect.New(to.Type().Elem()).Elem()
+func (d *decoder) entriesOf(raw []byte, schema *smithy.Schema, to reflect.Value) error {
+	to.Set(reflect.MakeMap(to.Type()))
+	ok, err := object(raw, func(key string, value []byte) error {
+		k := reflect.ValueOf(key).Convert(to.Type().Key())
 		if string(value) == "null" {
-			continue
+			to.SetMapIndex(k, reflect.Value{})
+			return nil
 		}
-		if err := decodeValue(value, schema.MapValue(), v); err != nil {
+		if err := d.count(); err != nil {
 			return err
 		}
-		to.SetMapIndex(reflect.ValueOf(key).Convert(to.Type().Key()), v)
-	}
-	return nil
+		v := reflect.New(to.Type().Elem()).Elem()
+		if err := d.value(value, schema.MapValue(), v); err != nil {
+			return err
+		}
+		to.SetMapIndex(k, v)
+		return nil
+	})
+	return noObject(ok, err)
 }
 
-func decodeList(raw []byte, schema *smithy.Schema, to reflect.Value) error {
-	var entries []json.RawMessage
-	if json.Unmarshal(raw, &entries) != nil {
-		return malformed("Expected list or null")
-	}
-	to.Set(reflect.MakeSlice(to.Type(), 0, len(entries)))
-	for _, value := range entries {
+func (d *decoder) list(raw []byte, schema *smithy.Schema, to reflect.Value) error {
+	to.Set(reflect.MakeSlice(to.Type(), 0, 0))
+	ok, err := array(raw, func(value []byte) error {
+		if err := d.count(); err != nil {
+			return err
+		}
 		v := reflect.New(to.Type().Elem()).Elem()
 		if string(value) != "null" {
-			if err := decodeValue(value, schema.ListMember(), v); err != nil {
+			if err := d.value(value, schema.ListMember(), v); err != nil {
 				return err
 			}
 		}
 		to.Set(reflect.Append(to, v))
+		return nil
+	})
+	if !ok {
+		return malformed("Expected list or null")
 	}
-	return nil
+	return err
 }
 
+// decodeBlob decodes from where the text is: it may be an archive.
 func decodeBlob(raw []byte, to reflect.Value) error {
-	var text string
-	if json.Unmarshal(raw, &text) != nil {
-		return malformed("%s can not be converted to a Blob", kindOf(raw))
+	if kind := kindOf(raw); kind == "" {
+		return malformed("Start of structure or map found where not expected.")
+	} else if kind != "STRING_VALUE" {
+		return malformed("%s can not be converted to a Blob", kind)
 	}
-	content, err := base64.StdEncoding.DecodeString(text)
+	text := raw[1 : len(raw)-1]
+	if bytes.IndexByte(text, '\\') >= 0 {
+		text = []byte(unquote(raw))
+	}
+	content := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
+	n, err := base64.StdEncoding.Decode(content, text)
 	if err != nil {
 		return malformed("Blob is not valid base64")
 	}
-	to.SetBytes(content)
+	to.SetBytes(content[:n])
 	return nil
 }
 

@@ -1,7 +1,6 @@
 package lambdaapi
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,6 +40,11 @@ func conflict(format string, args ...any) error {
 
 func malformed(format string, args ...any) error {
 	return &exception{name: "SerializationException", status: 400, message: fmt.Sprintf(format, args...)}
+}
+
+// badRequest is the error of a request that is wrong as HTTP, whatever it asks.
+func badRequest(format string, args ...any) error {
+	return &exception{name: "MalformedHttpRequestException", status: 400, message: fmt.Sprintf(format, args...)}
 }
 
 func tooLarge(name string, limit int64, operation string) error {
@@ -178,25 +182,4 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, requestID string
 		s.cfg.Logger.ErrorContext(r.Context(), "error could not be written", "request_id", requestID, "err", jsonErr)
 	}
 	write(w, e.status, "application/json", text)
-}
-
-// write sends a whole body. A client that went away loses it.
-func write(w http.ResponseWriter, status int, contentType string, body []byte) {
-	h := w.Header()
-	if status == http.StatusNoContent {
-		body = nil
-	} else {
-		h.Set("Content-Type", contentType)
-		h.Set("Content-Length", strconv.Itoa(len(body)))
-	}
-	w.WriteHeader(status)
-	_, _ = w.Write(body)
-}
-
-// canceled is the error of a request whose client left while it was read.
-func canceled(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return fmt.Errorf("reading the request: %w", context.Cause(ctx))
-	}
-	return malformed("The request body could not be read: %v", err)
 }

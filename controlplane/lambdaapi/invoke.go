@@ -1,11 +1,7 @@
 package lambdaapi
 
 import (
-	"context"
 	"encoding/base64"
-	"encoding/json"
-	"errors"
-	"io"
 	"net/http"
 	"unicode/utf8"
 
@@ -15,8 +11,7 @@ import (
 )
 
 const (
-	maxPayload       = 6291456 // of a synchronous invoke
-	maxClientContext = 3583    // bytes, in base64
+	maxClientContext = 3583 // bytes, in base64
 	invokeOperation  = "InvokeFunction"
 )
 
@@ -28,18 +23,25 @@ func (s *Server) invoke(w http.ResponseWriter, r *http.Request, requestID string
 		return err
 	}
 	req.RequestID = requestID
-	if req.Payload, err = readPayload(w, r); err != nil {
+	payload, held, err := s.body(w, r, &s.payload)
+	if err != nil {
 		return err
 	}
+	defer func() { s.bodies.give(held) }()
+	req.Payload = payload
 	if !req.DryRun {
 		if err := checkPayload(&req); err != nil {
-			return err
+			return notJSON(r, err)
 		}
 	}
 	result, err := s.cfg.Invoker.Invoke(r.Context(), req)
 	if err != nil {
 		return err
 	}
+	// The answer is here already and is not refused, but others are while this
+	// caller takes its time to read it.
+	s.bodies.give(-int64(len(result.Payload)))
+	held += int64(len(result.Payload))
 	h := w.Header()
 	h.Set("X-Amz-Executed-Version", string(result.Executed))
 	if req.DryRun {
@@ -63,10 +65,16 @@ func (s *Server) invoke(w http.ResponseWriter, r *http.Request, requestID string
 // invokeRequest reads everything but the payload.
 func (s *Server) invokeRequest(r *http.Request) (req controlplane.InvokeRequest, err error) {
 	name := r.PathValue("FunctionName")
+	query, err := queryOf(r)
+	if err != nil {
+		return req, err
+	}
 	var qualifier *string
-	if r.URL.RawQuery != "" && r.URL.Query().Has("Qualifier") {
-		q := r.URL.Query().Get("Qualifier")
-		qualifier = &q
+	if given := query["Qualifier"]; len(given) > 0 {
+		if err := once(given); err != nil {
+			return req, err
+		}
+		qualifier = &given[0]
 	}
 	ref, err := s.function(&name, qualifier, 256)
 	if err != nil {
@@ -80,6 +88,9 @@ func (s *Server) invokeRequest(r *http.Request) (req controlplane.InvokeRequest,
 		Function: ref.Name, Qualifier: ref.Qualifier, InvokedARN: s.functionARN(ref.Name, ref.Qualifier),
 		DryRun: kind == types.InvocationTypeDryRun, ContentType: r.Header.Get("Content-Type"),
 		TraceID: r.Header.Get("X-Amzn-Trace-Id"),
+	}
+	if !utf8.ValidString(req.ContentType) || !utf8.ValidString(req.TraceID) {
+		return req, badRequest("The headers Content-Type and X-Amzn-Trace-Id of the request must be text.")
 	}
 	req.ClientContext, err = clientContext(r.Header.Get("X-Amz-Client-Context"))
 	return req, err
@@ -117,7 +128,7 @@ func clientContext(header string) (string, error) {
 		return "", invalidParameter("Client context must be at most %d bytes of base64.", maxClientContext)
 	}
 	text, err := base64.StdEncoding.DecodeString(header)
-	if err != nil || !json.Valid(text) {
+	if err != nil || !wellFormed(text) {
 		return "", &exception{
 			name: "InvalidRequestContentException", status: http.StatusBadRequest,
 			message: "Client context must be a valid Base64-encoded JSON object.",
@@ -126,50 +137,13 @@ func clientContext(header string) (string, error) {
 	return string(text), nil
 }
 
-// readPayload reads at most what an invoke may have. What says beforehand that
-// it is more is refused without being kept.
-func readPayload(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	refused := tooLarge("RequestTooLargeException", maxPayload, invokeOperation)
-	if r.ContentLength > maxPayload {
-		discard(r, 2*maxPayload)
-		return nil, refused
-	}
-	if r.ContentLength >= 0 {
-		payload := make([]byte, r.ContentLength)
-		if _, err := io.ReadFull(r.Body, payload); err != nil {
-			return nil, cut(r.Context(), err)
-		}
-		return payload, nil
-	}
-	payload, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPayload))
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		discard(r, maxPayload)
-		return nil, refused
-	}
-	if err != nil {
-		return nil, cut(r.Context(), err)
-	}
-	return payload, nil
-}
-
-// cut is the error of a payload that ended early.
-func cut(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return canceled(ctx, err)
-	}
-	return &exception{
-		name: "InvalidRequestContentException", status: http.StatusBadRequest,
-		message: "The request body could not be read to its end.",
-	}
-}
-
 // checkPayload refuses what is no JSON, as AWS does; nothing is an empty object.
 func checkPayload(req *controlplane.InvokeRequest) error {
 	if len(req.Payload) == 0 {
 		req.Payload = []byte("{}")
 		return nil
 	}
-	if !utf8.Valid(req.Payload) || !json.Valid(req.Payload) { // json takes any bytes in a string
+	if !wellFormed(req.Payload) {
 		return &exception{
 			name: "InvalidRequestContentException", status: http.StatusBadRequest,
 			message: "Could not parse request body into json: the payload is not valid JSON",

@@ -1,10 +1,8 @@
 package lambdaapi
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,18 +10,13 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	lambda "github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/traits"
 	"github.com/containerd/errdefs"
 	"github.com/google/uuid"
-)
-
-// Bounds of request bodies. AWS's own: 50 MiB of archive in base64 for code.
-const (
-	maxCodeRequest = 69905067
-	maxRequest     = 1 << 20
 )
 
 // handler answers one request, or fails before it wrote anything.
@@ -34,6 +27,8 @@ type handler func(w http.ResponseWriter, r *http.Request, requestID string) erro
 type operation struct {
 	schema *smithy.Schema
 	handle handler
+	// bounds, unless nil, are those of the body, which handle finds read.
+	bounds *bounds
 }
 
 func (o *operation) name() string { return o.schema.ID().Name }
@@ -56,11 +51,10 @@ func serve[I, O any](op, input, output *smithy.Schema, fn func(context.Context, 
 	if t, ok := smithy.SchemaTrait[*traits.HTTP](op); ok {
 		status = t.Code
 	}
-	name := op.ID().Name
-	return operation{schema: op, handle: func(w http.ResponseWriter, r *http.Request, _ string) error {
-		body, err := readBody(w, r, name)
-		if err != nil {
-			return err
+	handle := func(w http.ResponseWriter, r *http.Request, _ string) error {
+		var body []byte
+		if read, ok := r.Body.(*readBody); ok {
+			body = read.content
 		}
 		in := new(I)
 		if err := decode(r, body, input, in); err != nil {
@@ -76,44 +70,37 @@ func serve[I, O any](op, input, output *smithy.Schema, fn func(context.Context, 
 		}
 		write(w, cmp.Or(asked, status), "application/json", text)
 		return nil
+	}
+	return operation{schema: op, handle: handle, bounds: &bounds{
+		operation: op.ID().Name, limit: maxRequest, weight: weightRequest, exception: "RequestEntityTooLargeException",
 	}}
 }
 
-// upload makes an operation whose requests carry code wait for its turn.
+// upload is an operation whose requests carry code.
 func (s *Server) upload(op operation) operation {
-	next := op.handle
-	op.handle = func(w http.ResponseWriter, r *http.Request, requestID string) error {
-		select {
-		case s.uploads <- struct{}{}:
-			defer func() { <-s.uploads }()
-			return next(w, r, requestID)
-		case <-r.Context().Done():
-			return fmt.Errorf("waiting to upload: %w", context.Cause(r.Context()))
-		}
-	}
+	op.bounds.limit = maxCodeRequest
 	return op
 }
 
-func readBody(w http.ResponseWriter, r *http.Request, operation string) ([]byte, error) {
-	limit := int64(maxRequest)
-	if operation == "CreateFunction" || operation == "UpdateFunctionCode" {
-		limit = maxCodeRequest
+// readBody is a request's body once it was read.
+type readBody struct {
+	io.ReadCloser // what is left: nothing
+
+	content []byte
+}
+
+// handleRead reads the body within its bounds, then handles.
+func (s *Server) handleRead(w http.ResponseWriter, r *http.Request, requestID string, op *operation) error {
+	if op.bounds == nil {
+		return op.handle(w, r, requestID)
 	}
-	if r.ContentLength > limit {
-		discard(r, 2*limit)
-		return nil, tooLarge("RequestEntityTooLargeException", limit, operation)
+	content, held, err := s.body(w, r, op.bounds)
+	if err != nil {
+		return err
 	}
-	var b bytes.Buffer
-	if r.ContentLength > 0 {
-		b.Grow(int(r.ContentLength) + bytes.MinRead)
-	}
-	if _, err := b.ReadFrom(http.MaxBytesReader(w, r.Body, limit)); err != nil {
-		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return nil, tooLarge("RequestEntityTooLargeException", limit, operation)
-		}
-		return nil, canceled(r.Context(), err)
-	}
-	return b.Bytes(), nil
+	defer s.bodies.give(held)
+	r.Body = &readBody{r.Body, content}
+	return op.handle(w, r, requestID)
 }
 
 // route registers the operations. Two that share method and path differ by
@@ -143,7 +130,7 @@ func choose(ops []operation, r *http.Request) *operation {
 	for i := range ops {
 		_, _, query := ops[i].http()
 		name, value, _ := strings.Cut(query, "=")
-		if query == "" || r.URL.Query().Get(name) == value {
+		if query == "" || r.URL.RawQuery != "" && r.URL.Query().Get(name) == value {
 			return &ops[i]
 		}
 	}
@@ -152,6 +139,10 @@ func choose(ops []operation, r *http.Request) *operation {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	handled(r.Context())
+	if r.ContentLength != 0 {
+		setReadDeadline(w, time.Now().Add(pieceTime)) // also when nobody reads the body
+	}
 	if p := r.URL.Path; len(p) > 1 && strings.HasSuffix(r.URL.EscapedPath(), "/") { // older SDKs send one
 		u := *r.URL
 		u.Path, u.RawPath = strings.TrimSuffix(p, "/"), strings.TrimSuffix(u.RawPath, "/")
@@ -198,7 +189,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, op *operation) {
 		})
 		return
 	}
-	if err := op.handle(w, r, requestID); err != nil {
+	if err := s.handleRead(w, r, requestID, op); err != nil {
 		r = r.WithContext(context.WithValue(r.Context(), operationKey{}, op.name()))
 		s.render(w, r, requestID, err)
 	}
@@ -230,12 +221,4 @@ func messageMember(exception string) string {
 		return "Message"
 	}
 	return "message"
-}
-
-// discard reads what is left of a body that is refused, so that a client that
-// sends before it reads gets the answer; at most limit bytes.
-func discard(r *http.Request, limit int64) {
-	if r.Header.Get("Expect") == "" {
-		_, _ = io.CopyN(io.Discard, r.Body, limit)
-	}
 }

@@ -75,6 +75,11 @@ type Config struct {
 	// Runtimes reports whether a runtime has an image. Nil means that every
 	// runtime AWS knows has.
 	Runtimes func(name string) bool
+	// BodyMemory is how many bytes the bodies of requests, what is made of them
+	// and the answers of invokes may take at once; a request for which there is
+	// no room is a TooManyRequestsException. At least, and unless it is set,
+	// LeastBodyMemory.
+	BodyMemory int64
 	// Logger gets what clients are not told. Required.
 	Logger *slog.Logger
 }
@@ -86,6 +91,12 @@ func (c *Config) validate() error {
 	}
 	if !regionPattern.MatchString(c.Region) {
 		faults = append(faults, fmt.Errorf("region %q is not like us-east-1", c.Region))
+	}
+	if c.BodyMemory == 0 {
+		c.BodyMemory = LeastBodyMemory
+	}
+	if c.BodyMemory < LeastBodyMemory {
+		faults = append(faults, fmt.Errorf("%d bytes for bodies are less than %d", c.BodyMemory, LeastBodyMemory))
 	}
 	for name, missing := range map[string]bool{
 		"DB": c.DB == nil, "Artifacts": c.Artifacts == nil, "Invoker": c.Invoker == nil, "Logger": c.Logger == nil,
@@ -102,13 +113,13 @@ func (c *Config) validate() error {
 type Server struct {
 	cfg Config
 	mux *http.ServeMux
-	// uploads has a place for each request with code that is worked on; others
-	// wait, so that memory is bounded: each may take some 200 MB.
-	uploads chan struct{}
+	// bodies bounds what requests may take of memory at once.
+	bodies budget
+	// payload is what the body of an invoke may be.
+	payload bounds
+	// http serves when Serve is used.
+	http *http.Server
 }
-
-// maxUploads is how many requests with code are worked on at once.
-const maxUploads = 4
 
 // New returns a Server. Its error names every fault of cfg.
 func New(cfg Config) (*Server, error) {
@@ -121,9 +132,17 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Runtimes == nil {
 		cfg.Runtimes = known
 	}
-	s := &Server{cfg: cfg, mux: http.NewServeMux(), uploads: make(chan struct{}, maxUploads)}
+	return newServer(cfg), nil
+}
+
+func newServer(cfg Config) *Server {
+	s := &Server{
+		cfg: cfg, mux: http.NewServeMux(), bodies: budget{limit: cfg.BodyMemory},
+		payload: bounds{operation: invokeOperation, limit: maxPayload, weight: weightPayload, exception: "RequestTooLargeException"},
+	}
+	s.http = s.httpServer()
 	s.route(s.operations())
-	return s, nil
+	return s
 }
 
 // update writes and announces.

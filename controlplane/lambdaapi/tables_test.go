@@ -24,12 +24,9 @@ import (
 )
 
 func bare() *Server {
-	s := &Server{
-		cfg: Config{AccountID: "123456789012", Region: "us-east-1", Logger: slog.New(slog.DiscardHandler)}, mux: http.NewServeMux(),
-		uploads: make(chan struct{}, 1),
-	}
-	s.route(s.operations())
-	return s
+	return newServer(Config{
+		AccountID: "123456789012", Region: "us-east-1", BodyMemory: LeastBodyMemory, Logger: slog.New(slog.DiscardHandler),
+	})
 }
 
 func TestEveryOperationOfTheSDKIsInTheTableOnce(t *testing.T) {
