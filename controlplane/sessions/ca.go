@@ -33,7 +33,7 @@ const (
 	caLifetime     = 20 * 365 * 24 * time.Hour
 	serverLifetime = 365 * 24 * time.Hour
 	agentLifetime  = 365 * 24 * time.Hour
-	clockSkew      = 5 * time.Minute
+	clockSkew      = 24 * time.Hour
 )
 
 // CA issues the certificates of control services and agents. Its key never

@@ -27,9 +27,9 @@ import (
 	agentv1 "github.com/hearth-compute/hearth/proto/hearth/agent/v1"
 )
 
-// Keepalive of the connections on which we are the server; on data connections
-// the agent is, and does the same. A peer that vanished without a word is given
-// up after time + timeout.
+// Keepalive of all connections, whichever end is the server; the agent does the
+// same. A peer that vanished without a word, or hangs, is given up after time +
+// timeout.
 const (
 	keepaliveTime    = 10 * time.Second
 	keepaliveTimeout = 5 * time.Second

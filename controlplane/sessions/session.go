@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs/pkg/errgrpc"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -99,22 +98,15 @@ func (s *Server) Session(stream agentv1.AgentService_SessionServer) error {
 	defer s.finish(id, sess)
 	s.log.Info("agent connected", "instance", string(id), "agent_version", reg.GetAgentVersion(), "zone", reg.GetZone())
 
-	g, ctx := errgroup.WithContext(ctx)
 	heard := make(chan struct{}, 1) // "something arrived": a fact, not data
-	g.Go(func() error { return s.send(ctx, id, sess, stream, heard) })
-	// The receiver cannot be joined before the stream ends, and the stream ends
-	// only when this function returns: its result is collected, not waited for.
-	received := make(chan error, 1)
-	go func() { received <- s.receive(id, sess, stream, heard) }()
-	g.Go(func() error {
-		select {
-		case err := <-received:
-			return err
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	})
-	err = g.Wait()
+	// Neither may be joined before the stream ends, which may block them, and it
+	// ends only when this function returns: results are collected, not waited for.
+	ended := make(chan error, 2)
+	go func() { ended <- s.receive(id, sess, stream, heard) }()
+	go func() { ended <- s.send(ctx, id, sess, stream) }()
+	quiet := time.NewTimer(silence)
+	defer quiet.Stop()
+	err = listen(ctx, quiet, heard, ended)
 	s.log.Info("agent disconnected", "instance", string(id), "reason", reason(err))
 	if errors.Is(err, errReplaced) || errors.Is(err, errSilent) || errors.Is(err, errTerminated) {
 		return status.Error(codes.Aborted, err.Error())
@@ -151,10 +143,31 @@ func (s *Server) receive(id controlplane.InstanceID, sess *session, stream agent
 
 var errAgentClosed = errors.New("the agent closed the session")
 
-// send sends the desired set whenever it changed, and watches for silence.
-func (s *Server) send(ctx context.Context, id controlplane.InstanceID, sess *session, stream agentv1.AgentService_SessionServer, heard <-chan struct{}) error {
-	quiet := time.NewTimer(silence)
-	defer quiet.Stop()
+// listen returns how the session ends: as one of its two halves does, because
+// the agent said nothing for too long, or because somebody else ended it.
+func listen(ctx context.Context, quiet *time.Timer, heard <-chan struct{}, ended <-chan error) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case err := <-ended:
+			return err
+		case <-heard:
+			quiet.Reset(silence)
+		case <-quiet.C:
+			// After a pause of this process both may be so: what arrived counts.
+			select {
+			case <-heard:
+				quiet.Reset(silence)
+			default:
+				return errSilent
+			}
+		}
+	}
+}
+
+// send sends the desired set whenever it changed.
+func (s *Server) send(ctx context.Context, id controlplane.InstanceID, sess *session, stream agentv1.AgentService_SessionServer) error {
 	for {
 		if set := s.desiredFor(id); set != nil {
 			err := stream.Send(&agentv1.SessionResponse{Message: &agentv1.SessionResponse_DesiredSet{DesiredSet: set}})
@@ -162,17 +175,10 @@ func (s *Server) send(ctx context.Context, id controlplane.InstanceID, sess *ses
 				return err
 			}
 		}
-		for waiting := true; waiting; {
-			select {
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			case <-quiet.C:
-				return errSilent
-			case <-heard:
-				quiet.Reset(silence)
-			case <-sess.nudge:
-				waiting = false
-			}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-sess.nudge:
 		}
 	}
 }
