@@ -212,8 +212,9 @@ type Environment struct {
 	Size      Resources
 	// Draining was decided: it takes nothing new and goes once it is idle.
 	Draining bool
-	// PlacedAt is when it was decided, by this process's clock.
-	PlacedAt time.Time
+	// PlacedAt is when it was decided and DrainingSince when that it drains, by
+	// this process's clock.
+	PlacedAt, DrainingSince time.Time
 
 	State              EnvironmentState
 	ReasonCode, Reason string

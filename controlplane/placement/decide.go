@@ -375,7 +375,7 @@ func (b *board) finish() {
 func (b *board) over(e *controlplane.Environment, limit time.Duration) bool {
 	switch e.State {
 	case controlplane.EnvironmentDraining:
-		return e.Heat.InFlight == 0 || !e.Since.IsZero() && b.now.Sub(e.Since) > limit
+		return e.Heat.InFlight == 0 || !e.DrainingSince.IsZero() && b.now.Sub(e.DrainingSince) > limit
 	case controlplane.EnvironmentFailed, controlplane.EnvironmentPending:
 		return true
 	case controlplane.EnvironmentUnknown:

@@ -91,7 +91,7 @@ func TestDecide(t *testing.T) {
 		return in
 	}
 	drained := func(e controlplane.Environment, inFlight int, since time.Duration) controlplane.Environment {
-		e.Draining, e.State, e.Heat.InFlight, e.Since = true, controlplane.EnvironmentDraining, inFlight, t0.Add(-since)
+		e.Draining, e.State, e.Heat.InFlight, e.DrainingSince = true, controlplane.EnvironmentDraining, inFlight, t0.Add(-since)
 		return e
 	}
 	unheard := func(e controlplane.Environment) controlplane.Environment {

@@ -11,7 +11,9 @@
 // # Invariants
 //
 //  1. Nothing is decided for a capacity provider while instances it should
-//     have were not heard of, until a grace has passed: blind is not empty.
+//     have were not heard of since this process began or was paused, nor while
+//     most of them are silent at once, until a grace has passed: blind is not
+//     empty.
 //  2. Instances and version states are committed before they are acted upon.
 //  3. An agent that was not heard in this process gets no desired set.
 //
@@ -61,6 +63,9 @@ type Policy struct {
 	// BlindGrace is how long after the start instances may stay unheard before
 	// decisions go on without them.
 	BlindGrace time.Duration
+	// DeafGrace is how long more than half of a provider's agents, and at least
+	// two, may be silent before decisions go on without them.
+	DeafGrace time.Duration
 	// MaxInstances of the fleet over all providers; negative means no limit.
 	MaxInstances int
 	// FailAfter is how many starts in a row may fail before a version that
@@ -78,6 +83,7 @@ func DefaultPolicy() Policy {
 	return Policy{
 		Interval:      time.Second,
 		BlindGrace:    15 * time.Second,
+		DeafGrace:     time.Minute,
 		MaxInstances:  -1,
 		FailAfter:     3,
 		TokenLifetime: time.Hour,
@@ -114,8 +120,13 @@ type Loop struct {
 
 	// What follows belongs to the goroutine of Run.
 
-	epoch     uint64
-	startedAt time.Time
+	epoch uint64
+	// seesSince is when this process began to see, or last did after a pause.
+	seesSince time.Time
+	// lastStep is when the last step ended.
+	lastStep time.Time
+	// deafSince is when most agents of a provider fell silent.
+	deafSince map[controlplane.ProviderName]time.Time
 	// placed is every environment that should exist, by id.
 	placed map[controlplane.EnvironmentID]*placed
 	// books has what was sent to each instance.
@@ -126,6 +137,8 @@ type Loop struct {
 type placed struct {
 	controlplane.Placement
 	at time.Time
+	// drainingSince is when this process knew that it drains.
+	drainingSince time.Time
 }
 
 // book is what the loop remembers of one instance.
@@ -145,6 +158,8 @@ func New(cfg Config) *Loop {
 		cfg: cfg, log: cfg.Logger, nudge: make(chan struct{}, 1),
 		placed: map[controlplane.EnvironmentID]*placed{},
 		books:  map[controlplane.InstanceID]*book{},
+
+		deafSince: map[controlplane.ProviderName]time.Time{},
 	}
 	l.last.Store(&[]controlplane.Snapshot{})
 	return l
@@ -158,16 +173,21 @@ func (l *Loop) Run(ctx context.Context) error {
 		l.epoch, err = w.NextEpoch()
 		return err
 	})
+	if ctx.Err() != nil {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	l.startedAt = time.Now()
+	l.seesSince = time.Now()
 	tick := time.NewTicker(l.cfg.Policy.Interval)
 	defer tick.Stop()
 	for {
 		waiting := l.takeWaiters()
 		begin := time.Now()
+		l.wake(begin)
 		err := l.step(ctx, begin)
+		l.lastStep = time.Now()
 		l.cfg.Metrics.step(ctx, time.Since(begin), err)
 		if err != nil && ctx.Err() == nil {
 			l.log.WarnContext(ctx, "reconcile step failed", "err", err)

@@ -123,7 +123,7 @@ func (l *Loop) adopt(id controlplane.InstanceID, h sessions.Heard, now time.Time
 	for _, p := range h.Accepted.Environments {
 		p.Instance = id
 		if l.placed[p.Assignment.Environment] == nil {
-			l.placed[p.Assignment.Environment] = &placed{Placement: p, at: now}
+			l.placed[p.Assignment.Environment] = &placed{Placement: p, at: now, drainingSince: now}
 		}
 	}
 	if n := len(h.Accepted.Environments); n > 0 {
@@ -200,6 +200,7 @@ func environment(p *placed, provider controlplane.ProviderName, h sessions.Heard
 		ID: a.Environment, Provider: provider, Function: a.Function, Qualifier: a.Qualifier, Revision: a.Revision,
 		Instance: p.Instance, Size: a.Config.Resources(), Draining: p.Draining, PlacedAt: p.at,
 		State: controlplane.EnvironmentPending, Since: p.at, MaxConcurrency: a.Config.Concurrency(),
+		DrainingSince: p.drainingSince,
 	}
 	if st, ok := statuses[statusKey{p.Instance, a.Environment}]; ok {
 		e.State, e.ReasonCode, e.Reason = st.State, st.ReasonCode, st.Reason
@@ -215,15 +216,4 @@ func environment(p *placed, provider controlplane.ProviderName, h sessions.Heard
 		e.State = controlplane.EnvironmentUnknown
 	}
 	return e
-}
-
-// blind tells whether instances that should be there were not heard yet.
-func (l *Loop) blind(s *controlplane.Snapshot, now time.Time) bool {
-	if now.Sub(l.startedAt) > l.cfg.Policy.BlindGrace {
-		return false
-	}
-	return slices.ContainsFunc(s.Instances, func(in controlplane.Instance) bool {
-		waits := in.State == controlplane.InstanceRunning || in.State == controlplane.InstanceDraining
-		return waits && (in.Observed == nil || !in.Observed.Connected)
-	})
 }

@@ -144,7 +144,7 @@ func (l *Loop) act(ctx context.Context, w *world, p plan) error {
 		case controlplane.StartEnvironment:
 			l.start(w, a)
 		case controlplane.StopEnvironment:
-			l.stop(a)
+			l.stop(a, w.now)
 		case controlplane.LaunchInstance, controlplane.DrainInstance, controlplane.TerminateInstance: // are committed, and seen to by ensureInstances
 		}
 	}
@@ -182,7 +182,7 @@ func (l *Loop) start(w *world, a controlplane.StartEnvironment) {
 	}
 }
 
-func (l *Loop) stop(a controlplane.StopEnvironment) {
+func (l *Loop) stop(a controlplane.StopEnvironment, now time.Time) {
 	p := l.placed[a.Environment]
 	if p == nil {
 		return
@@ -190,7 +190,7 @@ func (l *Loop) stop(a controlplane.StopEnvironment) {
 	b := l.bookOf(a.Instance)
 	b.dirty = true
 	if a.Graceful {
-		p.Draining = true
+		p.Draining, p.drainingSince = true, now
 		return
 	}
 	delete(l.placed, a.Environment)

@@ -27,15 +27,23 @@ func (l *Loop) publish(w *world, snaps []controlplane.Snapshot) {
 // table builds the routing table.
 func table(w *world, snaps []controlplane.Snapshot) *router.Table {
 	t := &router.Table{Functions: functions(w)}
-	endpoints := map[publication][]router.Endpoint{}
+	endpoints, quiet := map[publication][]router.Endpoint{}, map[publication][]router.Endpoint{}
 	for i := range snaps {
 		for _, e := range snaps[i].Environments {
 			if e.State == controlplane.EnvironmentReady && !e.Draining {
-				k := publication{e.Function, e.Qualifier, e.Revision}
-				endpoints[k] = append(endpoints[k], router.Endpoint{
+				k, to := publication{e.Function, e.Qualifier, e.Revision}, endpoints
+				if w.now.Sub(w.heard[e.Instance].At) > quietAfter {
+					to = quiet
+				}
+				to[k] = append(to[k], router.Endpoint{
 					Environment: e.ID, Instance: e.Instance, Limit: max(1, e.MaxConcurrency),
 				})
 			}
+		}
+	}
+	for k, all := range quiet { // an agent that says nothing is better than none
+		if len(endpoints[k]) == 0 {
+			endpoints[k] = all
 		}
 	}
 	for i := range w.versions {
