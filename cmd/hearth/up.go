@@ -20,11 +20,13 @@ import (
 )
 
 const (
-	keepDataFlag = "keep-data"
-	upSummary    = `Runs hearth-control on this machine, with instances that are processes of this
+	keepDataFlag    = "keep-data"
+	defaultProvider = "default"
+	upSummary       = `Runs hearth-control on this machine, with instances that are processes of this
 machine. It takes hearth-control's flags. It is for trying Hearth out: SIGTERM or
 Ctrl-C takes everything down again, functions included. It needs root and a
-running containerd.`
+running containerd. The capacity provider of --default-capacity-provider is made
+if it does not exist.`
 )
 
 // upCommand parses its flags by itself: they are hearth-control's.
@@ -67,6 +69,7 @@ func runUp(ctx context.Context, args []string) error {
 			Lambda: u.control.Listen, Agents: u.control.AgentListen,
 			Operators: u.control.OperatorListen, Metrics: u.control.MetricsListen,
 		},
+		Provider:  up.Provider{Name: u.control.DefaultProvider, AccountID: u.control.AccountID},
 		Region:    u.control.Region,
 		KeepData:  u.keepData,
 		Instances: instances,
@@ -87,6 +90,7 @@ type upFlags struct {
 // it must not be started to fail over and over.
 func parseUp(args []string, getenv func(string) string) (upFlags, error) {
 	u := upFlags{control: server.Default()}
+	u.control.DefaultProvider = defaultProvider
 	fs := boot.NewFlagSet("hearth up", upSummary)
 	control.RegisterFlags(fs, &u.control)
 	u.logs = boot.RegisterLogFlags(fs)

@@ -194,12 +194,17 @@ func functionInput(t testing.TB, name string) *lambda.CreateFunctionInput {
 func (s *system) withProvider() *system {
 	s.t.Helper()
 	must[*lambda.CreateCapacityProviderOutput](s.t)(s.CreateCapacityProvider(s.t.Context(), providerInput("pool")))
+	s.activate("pool")
+	return s
+}
+
+func (s *system) activate(provider controlplane.ProviderName) {
+	s.t.Helper()
 	s.store(func(w store.Writer) error {
-		p, err := w.Provider("pool")
+		p, err := w.Provider(provider)
 		p.State = controlplane.ProviderActive
 		return errors.Join(err, w.PutProvider(p))
 	})
-	return s
 }
 
 // withFunction makes the provider and the function "f".

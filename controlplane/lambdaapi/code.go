@@ -7,11 +7,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"math"
-	"time"
 
 	lambda "github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
-	"github.com/google/uuid"
 
 	"github.com/hearth-compute/hearth/controlplane"
 	"github.com/hearth-compute/hearth/controlplane/store"
@@ -88,16 +86,20 @@ func (s *Server) updateFunctionCode(ctx context.Context, in *lambda.UpdateFuncti
 		return nil, err
 	}
 	p := s.publication(in.Publish, in.PublishTo, nil)
-	revision, now := controlplane.Revision(uuid.NewString()), time.Now().UTC()
+	change := newChange()
 	var f *controlplane.Function
 	var v *controlplane.Version
 	err = s.update(ctx, func(w store.Writer) (err error) {
 		if f, err = s.editable(w, ref, in.RevisionId); err != nil {
 			return err
 		}
-		f.Latest.Code, f.Latest.Revision, f.Latest.ModifiedAt = code, revision, now
+		next := f.Latest
+		next.Code = code
 		if len(in.Architectures) > 0 {
-			f.Latest.Config.Architecture = string(in.Architectures[0])
+			next.Config.Architecture = string(in.Architectures[0])
+		}
+		if err := change.apply(f, next); err != nil {
+			return err
 		}
 		if p.to != toNothing || len(in.Architectures) > 0 {
 			if err := s.attach(w, f); err != nil {

@@ -1,6 +1,7 @@
 package lambdaapi
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -16,12 +17,15 @@ import (
 
 // Defaults of a function's configuration.
 const (
-	defaultMemoryMB    = 2048
-	defaultTimeoutS    = 3
-	defaultEphemeralMB = 512
-	maxTimeoutS        = 5400
-	maxVariableBytes   = 4096
-	concurrencyPerVCPU = 64
+	defaultMemoryMB     = 2048
+	onDemandMemoryMB    = 128
+	maxOnDemandMemoryMB = 10240
+	defaultTimeoutS     = 3
+	defaultEphemeralMB  = 512
+	maxTimeoutS         = 5400
+	maxOnDemandTimeoutS = 900
+	maxVariableBytes    = 4096
+	concurrencyPerVCPU  = 64
 )
 
 // settings is what CreateFunction and UpdateFunctionConfiguration have in
@@ -113,11 +117,6 @@ func (in *settings) check() error {
 	if err := c.err(); err != nil {
 		return err
 	}
-	for _, r := range in.refused {
-		if r.used {
-			return invalidParameter("%s is not supported for functions configured with capacity provider", r.member)
-		}
-	}
 	return in.checkVariables()
 }
 
@@ -174,50 +173,85 @@ func (in *settings) checkVariables() error {
 	return nil
 }
 
-// defaults is the configuration of a function nobody said anything about.
-func defaults(name controlplane.FunctionName) controlplane.Config {
-	return controlplane.Config{
+// defaults is the configuration of a function nobody said anything about. On
+// demand it leaves the architecture to the provider.
+func defaults(name controlplane.FunctionName, onDemand bool) controlplane.Config {
+	c := controlplane.Config{
 		PackageType: string(types.PackageTypeZip), MemoryMB: defaultMemoryMB, TimeoutS: defaultTimeoutS,
 		EphemeralMB: defaultEphemeralMB, Architecture: string(types.ArchitectureX8664),
 		TracingMode: string(types.TracingModePassThrough), LogFormat: string(types.LogFormatJson),
 		AppLogLevel: string(types.ApplicationLogLevelInfo), SysLogLevel: string(types.SystemLogLevelInfo),
 		LogGroup: "/aws/lambda/" + string(name),
 	}
+	if onDemand {
+		c.OnDemand, c.MemoryMB, c.Architecture = true, onDemandMemoryMB, ""
+		c.LogFormat, c.AppLogLevel, c.SysLogLevel = string(types.LogFormatText), "", ""
+	}
+	return c
 }
 
-// apply changes c as asked.
-func (in *settings) apply(c *controlplane.Config) {
+// apply changes c as asked, or says what a function of its kind cannot have.
+func (in *settings) apply(c *controlplane.Config) error {
+	if err := in.refuse(c.OnDemand); err != nil {
+		return err
+	}
 	set(&c.RoleARN, in.role)
 	set(&c.Handler, in.handler)
 	set(&c.Description, in.description)
 	setNumber(&c.MemoryMB, in.memoryMB)
 	setNumber(&c.TimeoutS, in.timeoutS)
-	if in.runtime != "" {
-		c.Runtime = string(in.runtime)
-	}
+	setEnum(&c.Runtime, in.runtime)
 	if in.environment != nil {
 		c.Variables = maps.Clone(in.environment.Variables)
 	}
 	if in.ephemeral != nil {
 		setNumber(&c.EphemeralMB, in.ephemeral.Size)
 	}
-	if in.tracing != nil && in.tracing.Mode != "" {
-		c.TracingMode = string(in.tracing.Mode)
+	if in.tracing != nil {
+		setEnum(&c.TracingMode, in.tracing.Mode)
 	}
 	if in.deadLetter != nil {
 		c.DeadLetterARN = deref(in.deadLetter.TargetArn)
 	}
-	if l := in.logging; l != nil {
-		setEnum(&c.LogFormat, l.LogFormat)
-		setEnum(&c.AppLogLevel, l.ApplicationLogLevel)
-		setEnum(&c.SysLogLevel, l.SystemLogLevel)
-		set(&c.LogGroup, l.LogGroup)
+	if in.logging != nil {
+		applyLogging(c, in.logging)
 	}
 	if in.provider != nil {
 		p := in.provider.LambdaManagedInstancesCapacityProviderConfig
 		c.MaxConcurrency = int(deref(p.PerExecutionEnvironmentMaxConcurrency))
 		c.GiBPerVCPU = deref(p.ExecutionEnvironmentMemoryGiBPerVCpu)
 	}
+	return nil
+}
+
+// refuse says what of the request a function of its kind cannot have.
+func (in *settings) refuse(onDemand bool) error {
+	for _, r := range in.refused {
+		switch {
+		case r.used && onDemand:
+			return invalidParameter("%s is not available in this service.", r.member)
+		case r.used:
+			return invalidParameter("%s is not supported for functions configured with capacity provider", r.member)
+		}
+	}
+	if in.provider != nil && onDemand {
+		return invalidParameter("CapacityProviderConfig isn't supported for Lambda Default functions.")
+	}
+	return nil
+}
+
+// applyLogging changes the format first: with it levels come and go.
+func applyLogging(c *controlplane.Config, in *types.LoggingConfig) {
+	setEnum(&c.LogFormat, in.LogFormat)
+	if c.LogFormat == string(types.LogFormatText) {
+		c.AppLogLevel, c.SysLogLevel = "", ""
+	} else {
+		c.AppLogLevel = cmp.Or(c.AppLogLevel, string(types.ApplicationLogLevelInfo))
+		c.SysLogLevel = cmp.Or(c.SysLogLevel, string(types.SystemLogLevelInfo))
+	}
+	setEnum(&c.AppLogLevel, in.ApplicationLogLevel)
+	setEnum(&c.SysLogLevel, in.SystemLogLevel)
+	set(&c.LogGroup, in.LogGroup)
 }
 
 func set(to *string, value *string) {
@@ -245,13 +279,16 @@ func (s *Server) checkConfig(c *controlplane.Config) error {
 		if c.Runtime == "" || c.Handler == "" {
 			return invalidParameter("Runtime and Handler are mandatory parameters for functions created with deployment packages.")
 		}
-		if err := s.checkRuntime(c.Runtime); err != nil {
+		if err := s.checkRuntime(c.Runtime, c.OnDemand); err != nil {
 			return err
 		}
 	}
-	if c.LogFormat == string(types.LogFormatText) {
+	if c.LogFormat == string(types.LogFormatText) && (!c.OnDemand || c.AppLogLevel+c.SysLogLevel != "") {
 		return invalidParameter(`LogLevel is not supported when LogFormat is set to "Text". Remove LogLevel from your request ` +
 			`or change the LogFormat to "JSON" and try again.`)
+	}
+	if c.OnDemand {
+		return checkOnDemand(c)
 	}
 	return s.checkSize(c)
 }
@@ -281,7 +318,7 @@ func (s *Server) checkSize(c *controlplane.Config) error {
 
 // checkRuntime wants a runtime that has an image and, when strict, one that AWS
 // runs on managed instances (lmi-behaviour §2.3).
-func (s *Server) checkRuntime(name string) error {
+func (s *Server) checkRuntime(name string, onDemand bool) error {
 	if !s.cfg.Runtimes(name) {
 		var names []string
 		for _, r := range types.Runtime("").Values() {
@@ -295,7 +332,7 @@ func (s *Server) checkRuntime(name string) error {
 	modern := []string{
 		"nodejs22.x", "nodejs24.x", "java21", "java25", "dotnet8", "dotnet10", "python3.13", "python3.14", "provided.al2023",
 	}
-	if s.cfg.Strict && !slices.Contains(modern, name) {
+	if s.cfg.Strict && !onDemand && !slices.Contains(modern, name) {
 		return invalidParameter("Runtime Enum %s does not support specified feature: Lambda Managed Instances", name)
 	}
 	return nil

@@ -25,13 +25,6 @@ func (s *Server) describe(f *controlplane.Function, v *controlplane.Version, arn
 			LogFormat: types.LogFormat(c.LogFormat), LogGroup: &c.LogGroup,
 			ApplicationLogLevel: types.ApplicationLogLevel(c.AppLogLevel), SystemLogLevel: types.SystemLogLevel(c.SysLogLevel),
 		},
-		CapacityProviderConfig: &types.CapacityProviderConfig{
-			LambdaManagedInstancesCapacityProviderConfig: &types.LambdaManagedInstancesCapacityProviderConfig{
-				CapacityProviderArn:                   new(s.arn("capacity-provider", string(v.Provider))),
-				PerExecutionEnvironmentMaxConcurrency: new(int32(c.Concurrency())), //nolint:gosec // bounded by the rules
-				ExecutionEnvironmentMemoryGiBPerVCpu:  new(ratio(c)),
-			},
-		},
 		State: types.State(v.State), StateReason: optional(v.Reason), StateReasonCode: types.StateReasonCode(v.ReasonCode),
 		LastUpdateStatus: types.LastUpdateStatus(v.Update), LastUpdateStatusReason: optional(v.UpdateReason),
 		LastUpdateStatusReasonCode: types.LastUpdateStatusReasonCode(v.UpdateReasonCode),
@@ -39,6 +32,17 @@ func (s *Server) describe(f *controlplane.Function, v *controlplane.Version, arn
 	}
 	if v.Qualifier == controlplane.Latest {
 		out.State = latestState(f)
+	}
+	if c.OnDemand {
+		out.SnapStart = &types.SnapStartResponse{ApplyOn: types.SnapStartApplyOnNone, OptimizationStatus: types.SnapStartOptimizationStatusOff}
+	} else {
+		out.CapacityProviderConfig = &types.CapacityProviderConfig{
+			LambdaManagedInstancesCapacityProviderConfig: &types.LambdaManagedInstancesCapacityProviderConfig{
+				CapacityProviderArn:                   new(s.arn("capacity-provider", string(v.Provider))),
+				PerExecutionEnvironmentMaxConcurrency: new(int32(c.Concurrency())), //nolint:gosec // bounded by the rules
+				ExecutionEnvironmentMemoryGiBPerVCpu:  new(ratio(c)),
+			},
+		}
 	}
 	if len(c.Variables) > 0 {
 		out.Environment = &types.EnvironmentResponse{Variables: c.Variables}
@@ -49,10 +53,14 @@ func (s *Server) describe(f *controlplane.Function, v *controlplane.Version, arn
 	return out
 }
 
-// latestState is the state of $LATEST: it is edited, never run.
+// latestState is the state of $LATEST: unless the function is on demand it is
+// edited, never run.
 func latestState(f *controlplane.Function) types.State {
-	if f.Deleting {
+	switch {
+	case f.Deleting:
 		return types.StateDeleting
+	case f.OnDemand():
+		return types.State(f.Latest.State)
 	}
 	return types.StateActiveNonInvocable
 }

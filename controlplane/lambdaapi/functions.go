@@ -70,48 +70,69 @@ func (s *Server) newFunction(in *lambda.CreateFunctionInput, given *settings) (*
 	if err := c.err(); err != nil {
 		return nil, err
 	}
-	ref, err := s.function(in.FunctionName, nil, 140)
+	ref, err := s.newName(in.FunctionName)
 	if err != nil {
 		return nil, err
-	}
-	if ref.Qualifier != "" || len(ref.Name) > maxFunctionName {
-		c.breaks("'"+*in.FunctionName+"'", "functionName", "Member must have length less than or equal to 64 and no qualifier")
-		return nil, c.err()
 	}
 	if err := given.check(); err != nil {
 		return nil, err
 	}
-	if given.provider == nil {
-		return nil, invalidParameter("CapacityProviderConfig must be set: this service runs functions on capacity providers only.")
-	}
-	now := time.Now().UTC()
-	config := defaults(ref.Name)
-	if in.PackageType != "" {
-		config.PackageType = string(in.PackageType)
-	}
-	if len(in.Architectures) > 0 {
-		config.Architecture = string(in.Architectures[0])
-	}
-	given.apply(&config)
-	if err := s.checkConfig(&config); err != nil {
-		return nil, err
-	}
-	provider, err := s.providerOf(*given.provider.LambdaManagedInstancesCapacityProviderConfig.CapacityProviderArn)
+	provider, onDemand, err := s.home(given.provider)
 	if err != nil {
 		return nil, err
 	}
-	arn := s.functionARN(ref.Name, "")
-	return &controlplane.Function{
+	config := defaults(ref.Name, onDemand)
+	setEnum(&config.PackageType, in.PackageType)
+	if len(in.Architectures) > 0 {
+		config.Architecture = string(in.Architectures[0])
+	}
+	if err := given.apply(&config); err != nil {
+		return nil, err
+	}
+	if err := s.checkConfig(&config); err != nil {
+		return nil, err
+	}
+	now, arn := time.Now().UTC(), s.functionARN(ref.Name, "")
+	f := &controlplane.Function{
 		Name: ref.Name, ARN: arn, Provider: provider, NextNumber: 1, Tags: maps.Clone(in.Tags), CreatedAt: now,
 		Latest: controlplane.Version{
 			Function: ref.Name, Provider: provider, Qualifier: controlplane.Latest, ARN: arn, Config: config,
 			Revision: controlplane.Revision(uuid.NewString()), State: controlplane.VersionActiveNonInvocable,
 			Update: controlplane.UpdateSuccessful, ModifiedAt: now,
 		},
-	}, nil
+	}
+	if onDemand {
+		begin(&f.Latest)
+	}
+	return f, nil
 }
 
-// attach checks that the function's provider takes it.
+// newName reads the name of a function to be made.
+func (s *Server) newName(name *string) (reference, error) {
+	ref, err := s.function(name, nil, 140)
+	if err == nil && (ref.Qualifier != "" || len(ref.Name) > maxFunctionName) {
+		var c constraints
+		c.breaks("'"+*name+"'", "functionName", "Member must have length less than or equal to 64 and no qualifier")
+		err = c.err()
+	}
+	return ref, err
+}
+
+// home is where a new function goes, and whether it is on demand: it is when no
+// provider is named and there is a default one.
+func (s *Server) home(given *types.CapacityProviderConfig) (name controlplane.ProviderName, onDemand bool, err error) {
+	if given != nil {
+		name, err = s.providerOf(*given.LambdaManagedInstancesCapacityProviderConfig.CapacityProviderArn)
+		return name, false, err
+	}
+	if s.cfg.DefaultProvider == "" {
+		return "", false, invalidParameter("CapacityProviderConfig must be set: this service runs functions on capacity providers only.")
+	}
+	return s.cfg.DefaultProvider, true, nil
+}
+
+// attach checks that the function's provider takes it. What runs on demand has
+// the provider's architecture unless it asked for one.
 func (s *Server) attach(r store.Reader, f *controlplane.Function) error {
 	p, err := s.readProvider(r, f.Provider)
 	if err != nil {
@@ -119,6 +140,9 @@ func (s *Server) attach(r store.Reader, f *controlplane.Function) error {
 	}
 	if p.State != controlplane.ProviderActive {
 		return providerState(&p)
+	}
+	if f.Latest.Config.Architecture == "" {
+		f.Latest.Config.Architecture = p.Architecture
 	}
 	if want := f.Latest.Config.Architecture; p.Architecture != want {
 		return invalidParameter("The architecture of the function, %s, is not that of its capacity provider, %s.",
@@ -257,13 +281,17 @@ func (s *Server) deleteFunction(ctx context.Context, in *lambda.DeleteFunctionIn
 	if err != nil {
 		return nil, err
 	}
+	status := int32(http.StatusAccepted)
 	err = s.update(ctx, func(w store.Writer) error {
-		if ref.Qualifier != "" {
-			return s.deleteVersion(w, ref)
-		}
 		f, err := s.readFunction(w, ref)
 		if err != nil {
 			return err
+		}
+		if f.OnDemand() {
+			status = http.StatusNoContent
+		}
+		if ref.Qualifier != "" {
+			return s.deleteVersion(w, ref)
 		}
 		versions, err := w.Versions(f.Name)
 		if err != nil {
@@ -280,7 +308,7 @@ func (s *Server) deleteFunction(ctx context.Context, in *lambda.DeleteFunctionIn
 	if err != nil {
 		return nil, err
 	}
-	return &lambda.DeleteFunctionOutput{StatusCode: http.StatusAccepted}, nil
+	return &lambda.DeleteFunctionOutput{StatusCode: status}, nil
 }
 
 func (s *Server) deleteVersion(w store.Writer, ref reference) error {
@@ -302,55 +330,4 @@ func (s *Server) deleteVersion(w store.Writer, ref reference) error {
 func markDeleting(w store.Writer, v controlplane.Version) error {
 	v.State, v.ReasonCode, v.Reason = controlplane.VersionDeleting, "", ""
 	return w.PutVersion(v)
-}
-
-func (s *Server) updateFunctionConfiguration(ctx context.Context, in *lambda.UpdateFunctionConfigurationInput,
-) (*types.FunctionConfiguration, error) {
-	ref, err := s.unqualified(in.FunctionName)
-	if err != nil {
-		return nil, err
-	}
-	given := updateSettings(in)
-	if err := given.check(); err != nil {
-		return nil, err
-	}
-	revision, now := controlplane.Revision(uuid.NewString()), time.Now().UTC()
-	var f *controlplane.Function
-	err = s.update(ctx, func(w store.Writer) (err error) {
-		if f, err = s.editable(w, ref, in.RevisionId); err != nil {
-			return err
-		}
-		given.apply(&f.Latest.Config)
-		if err := s.checkConfig(&f.Latest.Config); err != nil {
-			return err
-		}
-		if given.provider != nil {
-			arn := *given.provider.LambdaManagedInstancesCapacityProviderConfig.CapacityProviderArn
-			if f.Provider, err = s.providerOf(arn); err != nil {
-				return err
-			}
-			f.Latest.Provider = f.Provider
-			if err := s.attach(w, f); err != nil {
-				return err
-			}
-		}
-		f.Latest.Revision, f.Latest.ModifiedAt = revision, now
-		return w.PutFunction(*f)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return s.describe(f, &f.Latest, f.ARN), nil
-}
-
-// unqualified reads a function's name for an operation on $LATEST.
-func (s *Server) unqualified(name *string) (reference, error) {
-	ref, err := s.function(name, nil, 140)
-	if err != nil {
-		return ref, err
-	}
-	if ref.Qualifier != "" && ref.Qualifier != controlplane.Latest {
-		return ref, invalidParameter("This operation is permitted on the $LATEST version of a function only.")
-	}
-	return reference{Name: ref.Name}, nil
 }

@@ -92,16 +92,24 @@ func (p publication) version(f *controlplane.Function, q controlplane.Qualifier)
 		v.Config.Description = *p.description
 	}
 	v.Qualifier, v.ARN, v.Revision, v.ModifiedAt = q, f.ARN+":"+string(q), p.revision, p.now
+	begin(&v)
+	return &v
+}
+
+// begin makes v a version that starts from nothing.
+func begin(v *controlplane.Version) {
 	v.State, v.ReasonCode, v.Reason = controlplane.VersionPending, string(types.StateReasonCodeCreating),
 		"The function is being created."
 	v.Update, v.UpdateReasonCode, v.UpdateReason = controlplane.UpdateSuccessful, "", ""
 	v.Serving, v.Scaling, v.Applied = nil, nil, controlplane.DefaultScaling(&v.Config)
-	return &v
 }
 
 // replace publishes to $LATEST.PUBLISHED. What serves goes on until the new
 // publication is ready; its scaling config is kept.
 func (p publication) replace(w store.Writer, f *controlplane.Function) (*controlplane.Version, error) {
+	if f.OnDemand() {
+		return nil, noProviderConfig()
+	}
 	v := p.version(f, controlplane.LatestPublished)
 	old, err := w.Version(f.Name, controlplane.LatestPublished)
 	if errdefs.IsNotFound(err) {
@@ -110,11 +118,21 @@ func (p publication) replace(w store.Writer, f *controlplane.Function) (*control
 	if err != nil {
 		return nil, err
 	}
+	if err := roll(v, &old); err != nil {
+		return nil, err
+	}
+	return v, w.PutVersion(*v)
+}
+
+// roll makes v, which is to follow old under its qualifier, a version that
+// starts while what serves goes on serving. The scaling config is kept.
+func roll(v, old *controlplane.Version) error {
+	begin(v)
 	v.Scaling, v.Applied = old.Scaling, old.Applied
 	switch old.State {
 	case controlplane.VersionActive:
 		if old.Update == controlplane.UpdateInProgress {
-			return nil, conflict("The operation cannot be performed at this time. An update is in progress for resource: %s", old.ARN)
+			return inProgress(old.ARN)
 		}
 		v.State, v.ReasonCode, v.Reason = old.State, old.ReasonCode, old.Reason
 		v.Update, v.UpdateReasonCode, v.UpdateReason = controlplane.UpdateInProgress,
@@ -129,11 +147,15 @@ func (p publication) replace(w store.Writer, f *controlplane.Function) (*control
 	case controlplane.VersionFailed: // starts afresh, under the scaling config it had
 	case controlplane.VersionPending, controlplane.VersionDeactivating, controlplane.VersionDeleting,
 		controlplane.VersionActiveNonInvocable:
-		return nil, functionState(types.State(old.State))
+		return functionState(types.State(old.State))
 	default:
-		return nil, fmt.Errorf("publishing %s in state %q: %w", old.ARN, old.State, errdefs.ErrInternal)
+		return fmt.Errorf("replacing %s in state %q: %w", old.ARN, old.State, errdefs.ErrInternal)
 	}
-	return v, w.PutVersion(*v)
+	return nil
+}
+
+func inProgress(arn string) error {
+	return conflict("The operation cannot be performed at this time. An update is in progress for resource: %s", arn)
 }
 
 func (s *Server) publishVersion(ctx context.Context, in *lambda.PublishVersionInput) (*types.FunctionConfiguration, error) {
@@ -152,6 +174,9 @@ func (s *Server) publishVersion(ctx context.Context, in *lambda.PublishVersionIn
 	var v *controlplane.Version
 	err = s.update(ctx, func(w store.Writer) (err error) {
 		if f, err = s.editable(w, ref, in.RevisionId); err != nil {
+			return err
+		}
+		if err := settled(f); err != nil {
 			return err
 		}
 		if have := deref(codeDigest(f.Latest.Code.SHA256)); in.CodeSha256 != nil && *in.CodeSha256 != have {

@@ -22,7 +22,7 @@ func (s *Server) putFunctionScalingConfig(ctx context.Context, in *lambda.PutFun
 	}
 	var state controlplane.VersionState
 	err = s.update(ctx, func(w store.Writer) error {
-		_, v, err := s.readVersion(w, ref)
+		v, err := s.readManaged(w, ref)
 		if err != nil {
 			return err
 		}
@@ -60,7 +60,7 @@ func (s *Server) getFunctionScalingConfig(ctx context.Context, in *lambda.GetFun
 	}
 	var v *controlplane.Version
 	err = s.cfg.DB.View(ctx, func(r store.Reader) (err error) {
-		_, v, err = s.readVersion(r, ref)
+		v, err = s.readManaged(r, ref)
 		return err
 	})
 	if err != nil {

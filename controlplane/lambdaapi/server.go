@@ -17,7 +17,11 @@
 //
 // # Differences from AWS
 //
-//   - Every function has a capacity provider.
+//   - A function created without a CapacityProviderConfig runs on demand: on
+//     DefaultProvider, by default Lambda's rules, with $LATEST invocable. It has
+//     at least one environment at all times, each runs one invoke at a time, and
+//     its architecture is the provider's unless it asks for one. Without a
+//     DefaultProvider it is refused.
 //   - Unless Strict: memory below 2,048 MB, fractional vCPU, any ratio from 2 to
 //     8 GiB per vCPU, a minimum of 0 environments with a maximum above 0, and any
 //     runtime that has an image.
@@ -63,6 +67,9 @@ type Config struct {
 	AccountID, Region string
 	// Strict refuses what AWS refuses, see the package's differences.
 	Strict bool
+	// DefaultProvider is where functions that name no capacity provider run, on
+	// demand. Empty means that such functions are refused.
+	DefaultProvider controlplane.ProviderName
 	// DB keeps what users ask for. Required.
 	DB store.DB
 	// Artifacts keeps function code. Required.

@@ -34,6 +34,9 @@ type Config struct {
 	AccountID, Region string
 	// Strict switches the relaxations of AWS's rules off (--strict).
 	Strict bool
+	// DefaultProvider is the capacity provider of functions that name none
+	// (--default-capacity-provider); empty means that they are refused.
+	DefaultProvider string
 	// RuntimeImages override or add to the images of runtimes (--runtime-image).
 	RuntimeImages map[string]string
 	Local         LocalConfig
@@ -100,6 +103,9 @@ func (c *Config) Validate() error {
 	}
 	if !regexp.MustCompile(`^[a-z]{2}(-[a-z]+)+-\d$`).MatchString(c.Region) {
 		fault("region", "%q is not a region such as us-east-1", c.Region)
+	}
+	if !regexp.MustCompile(`^[a-zA-Z0-9-_]{0,140}$`).MatchString(c.DefaultProvider) {
+		fault("default-capacity-provider", "%q is not the name of a capacity provider", c.DefaultProvider)
 	}
 	for name, ref := range c.RuntimeImages {
 		if name == "" || ref == "" {

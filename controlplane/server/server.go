@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"github.com/hearth-compute/hearth/controlplane"
 	"github.com/hearth-compute/hearth/controlplane/artifact"
 	"github.com/hearth-compute/hearth/controlplane/lambdaapi"
 	"github.com/hearth-compute/hearth/controlplane/reconcile"
@@ -156,7 +157,8 @@ func (s *Server) wire(cfg Config) error {
 	}
 	handler, err := lambdaapi.New(lambdaapi.Config{
 		AccountID: cfg.AccountID, Region: cfg.Region, Strict: cfg.Strict,
-		DB: s.db, Artifacts: s.artifacts, Invoker: route, Changed: s.loop.Changed,
+		DefaultProvider: controlplane.ProviderName(cfg.DefaultProvider),
+		DB:              s.db, Artifacts: s.artifacts, Invoker: route, Changed: s.loop.Changed,
 		Runtimes: images.known, Logger: s.log.With("part", "lambdaapi"),
 	})
 	if err != nil {

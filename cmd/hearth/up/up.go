@@ -47,6 +47,8 @@ type Config struct {
 	DataDir string
 	// Addresses are its listeners.
 	Addresses Addresses
+	// Provider is the default capacity provider.
+	Provider Provider
 	// Region is used in the example that is printed.
 	Region string
 	// KeepData leaves the store and the code archives in place at the end.
@@ -204,8 +206,9 @@ func (u *runner) supervise(ctx, takingDown context.Context) {
 // terminal is for us alone.
 func (u *runner) startControl() (*process.Process, error) {
 	cmd := &exec.Cmd{
-		Path:   u.cfg.ControlPath,
-		Args:   slices.Concat([]string{u.cfg.ControlPath}, u.identity(), []string{"--fleet", "local"}, u.cfg.Args),
+		Path: u.cfg.ControlPath,
+		Args: slices.Concat([]string{u.cfg.ControlPath}, u.identity(),
+			[]string{"--fleet", "local", "--default-capacity-provider", u.cfg.Provider.Name}, u.cfg.Args),
 		Env:    u.cfg.Environ,
 		Stdout: u.cfg.Stdout,
 		Stderr: u.cfg.Stderr,
@@ -228,6 +231,9 @@ func (u *runner) watch(ctx context.Context, control *process.Process) bool {
 	for control.Alive() {
 		if !u.presented && u.cfg.Addresses.ready(ctx) && control.Alive() {
 			u.presented = true
+			if err := u.cfg.Provider.create(ctx, u.cfg.Addresses.Lambda); err != nil {
+				u.say("%v", err)
+			}
 			u.present(u.cfg.Stdout)
 		}
 		select {

@@ -24,6 +24,7 @@ func RegisterFlags(fs *flag.FlagSet, c *server.Config) {
 	fs.StringVar(&c.AccountID, "account-id", c.AccountID, "the AWS account `id` in every ARN")
 	fs.StringVar(&c.Region, "region", c.Region, "the AWS `region` in every ARN")
 	fs.BoolVar(&c.Strict, "strict", c.Strict, "apply AWS's limits exactly: at least 2,048 MB, whole vCPUs, minimum 0 only with maximum 0")
+	fs.StringVar(&c.DefaultProvider, "default-capacity-provider", c.DefaultProvider, "`name` of the capacity provider of functions created without one; empty refuses them")
 	fs.Var((*images)(c), "runtime-image", "`NAME=REF`: the image zip functions of a runtime run on; may be repeated")
 	fs.IntVar(&c.Local.VCPU, "local-instance-vcpu", c.Local.VCPU, "vCPUs of one local instance")
 	fs.Var((*boot.Size)(&c.Local.Memory), "local-instance-memory", "memory `size` of one local instance")
