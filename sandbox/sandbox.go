@@ -133,7 +133,8 @@ type Spec struct {
 	Args []string
 	// Env is the whole environment, "NAME=value".
 	Env []string
-	// WorkingDir must exist in the image or a mount; empty means "/".
+	// WorkingDir must exist in the image or a mount, or the command is not
+	// started; empty means "/".
 	WorkingDir string
 	// User the command runs as, never 0.
 	User User
@@ -210,6 +211,20 @@ type Exit struct {
 	OOMKilled bool
 	At        time.Time
 }
+
+// The exit codes of a sandbox whose command could not be started. All it printed
+// then is one line that begins with NotStarted and says why. A command may end
+// with the same codes, so the line counts.
+const (
+	// ExitNoDirectory: the working directory cannot be entered.
+	ExitNoDirectory = 125
+	// ExitNotExecutable: the command exists and cannot be executed.
+	ExitNotExecutable = 126
+	// ExitNotFound: the command does not exist.
+	ExitNotFound = 127
+
+	NotStarted = "hearth-init: "
+)
 
 // Event tells that a sandbox stopped.
 type Event struct {

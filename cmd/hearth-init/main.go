@@ -1,11 +1,13 @@
 // Command hearth-init is PID 1 of every sandbox: it starts the command,
 // forwards signals to it, reaps orphans and ends with the command's exit code.
 //
-//	hearth-init -- FILE[:FILE…] [ARGUMENT…]
+//	hearth-init [-C DIRECTORY] -- FILE[:FILE…] [ARGUMENT…]
 //
-// The first FILE that exists is run; one without a slash is looked for in PATH.
-// The exit code is the command's, 128+n if
-// signal n ended it, 127 if no FILE exists and 126 if it cannot be executed.
+// The first FILE that exists is run, in DIRECTORY; one without a slash is looked
+// for in PATH. The exit code is the command's, 128+n if signal n ended it. When
+// the command cannot be started the exit code is 127 if no FILE exists, 126 if
+// it cannot be executed and 125 if DIRECTORY cannot be entered, and the one line
+// that was printed begins with "hearth-init: " and says why, in AWS's words.
 package main
 
 import (
@@ -16,13 +18,15 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strings"
 	"syscall"
 )
 
-// Exit codes as shells use them.
+// Exit codes as shells use them, and one before.
 const (
 	exitUsage         = 64
+	exitNoDirectory   = 125
 	exitNotExecutable = 126
 	exitNotFound      = 127
 	exitSignalBase    = 128
@@ -34,68 +38,142 @@ const (
 	maxLoader  = 4096
 )
 
+const usage = "usage: hearth-init [-C DIRECTORY] -- FILE[:FILE...] [ARGUMENT...]"
+
 func main() {
 	os.Exit(run(os.Args[1:], os.Stderr))
 }
 
 func run(args []string, stderr io.Writer) int {
+	directory := "."
+	if len(args) >= 2 && args[0] == "-C" {
+		directory, args = args[1], args[2:]
+	}
 	if len(args) < 2 || args[0] != "--" {
-		_, _ = fmt.Fprintln(stderr, "usage: hearth-init -- FILE[:FILE...] [ARGUMENT...]")
+		_, _ = fmt.Fprintln(stderr, usage)
 		return exitUsage
 	}
 	args = args[1:]
+	cannot := func(err error, code int) int {
+		_, _ = fmt.Fprintf(stderr, "hearth-init: %s\n", strings.ReplaceAll(err.Error(), "\n", " "))
+		return code
+	}
+	if err := os.Chdir(directory); err != nil {
+		return cannot(err, exitNoDirectory)
+	}
 	file, err := choose(args[0])
 	if err != nil {
-		_, _ = fmt.Fprintf(stderr, "hearth-init: %v\n", err)
-		return exitNotFound
+		return cannot(err, exitNotFound)
 	}
 	signals := make(chan os.Signal, 16) // signals that may arrive while one is forwarded
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGCHLD)
-	child, err := os.StartProcess(file, append([]string{file}, args[1:]...), &os.ProcAttr{
+	child, err := os.StartProcess(file, append([]string{file}, args[1:]...), &os.ProcAttr{ //nolint:gosec // G702: this is what it is for
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
 		Env:   os.Environ(),
 	})
-	if err != nil {
-		_, _ = fmt.Fprintf(stderr, "hearth-init: %v\n", explain(file, err))
-		return exitNotExecutable
+	switch {
+	case err != nil && errors.Is(err, os.ErrNotExist) && !exists(file):
+		return cannot(err, exitNotFound)
+	case err != nil:
+		return cannot(explain(file, err), exitNotExecutable)
 	}
 	return supervise(child.Pid, signals)
 }
 
-// choose returns the first of the colon-separated files that exists.
+// choose returns the first of the colon-separated files that exists and is no
+// directory. A single path is taken as it is.
 func choose(list string) (string, error) {
-	for file := range strings.SplitSeq(list, ":") {
-		if found, err := exec.LookPath(file); err == nil && !strings.Contains(file, "/") {
-			return found, nil
+	files := strings.Split(list, ":")
+	if len(files) == 1 && strings.Contains(list, "/") {
+		return list, nil
+	}
+	var found, directories []string
+	for _, file := range files {
+		if path, err := exec.LookPath(file); err == nil && !strings.Contains(file, "/") {
+			return path, nil
 		}
-		if info, err := os.Stat(file); err == nil && !info.IsDir() {
-			return file, nil
+		info, err := stat(file)
+		switch {
+		case err == nil && info.IsDir():
+			directories = append(directories, file+" is a directory")
+		case err == nil, !errors.Is(err, os.ErrNotExist): // starting it will tell
+			found = append(found, file)
 		}
 	}
-	return "", fmt.Errorf("none of these exists: %s", list)
+	switch {
+	case len(found) > 0:
+		return found[0], nil
+	case len(files) == 1:
+		return "", fmt.Errorf("exec: %q: executable file not found in $PATH", list)
+	case len(directories) > 0:
+		return "", fmt.Errorf("Couldn't find valid bootstrap(s): %v: %s", files, strings.Join(directories, ", ")) //nolint:staticcheck // ST1005: AWS's words
+	}
+	return "", fmt.Errorf("Couldn't find valid bootstrap(s): %v", files) //nolint:staticcheck // ST1005: AWS's words
 }
 
-// explain says what is missing when a file that exists cannot be started because
-// something does not exist: what the kernel was to run it with.
+// explain adds to what the kernel said about a file that exists what is wrong
+// with it.
 func explain(file string, err error) error {
-	if !errors.Is(err, syscall.ENOENT) {
+	why := ""
+	switch {
+	case errors.Is(err, syscall.ENOENT):
+		why = explainMissing(file)
+	case errors.Is(err, syscall.ENOEXEC):
+		why = explainFormat(file)
+	case errors.Is(err, syscall.EACCES):
+		if info, e := stat(file); e == nil && info.Mode()&0o111 == 0 {
+			why = "it is not executable, its mode is " + info.Mode().String()
+		} else if e == nil && info.IsDir() {
+			why = "it is a directory"
+		}
+	}
+	if why == "" {
 		return err
 	}
-	if _, missing := os.Stat(file); missing != nil {
-		return err
-	}
+	return fmt.Errorf("%w: %s", err, why)
+}
+
+// explainMissing: a file that exists needs another that does not.
+func explainMissing(file string) string {
 	switch kind, name := runsWith(file); {
 	case name == "":
-		return fmt.Errorf("starting %s: its interpreter or loader is not in the image", file)
+		return "its interpreter or loader is not in the image"
 	case exists(name):
-		return fmt.Errorf("starting %s: its %s %q is in the image, but what that needs in turn is not", file, kind, name)
+		return fmt.Sprintf("its %s %q is in the image, but what that needs in turn is not", kind, name)
 	default:
-		return fmt.Errorf("starting %s: its %s %q is not in the image", file, kind, name)
+		return fmt.Sprintf("its %s %q is not in the image", kind, name)
 	}
+}
+
+// explainFormat: the kernel does not know how to run it.
+func explainFormat(file string) string {
+	if info, err := stat(file); err == nil && info.Size() == 0 {
+		return "it is empty"
+	}
+	if program, err := elf.Open(file); err == nil {
+		defer func() { _ = program.Close() }()
+		return fmt.Sprintf("it is a program for %s, this machine is %s", machine(program.Machine), runtime.GOARCH)
+	}
+	return "it is neither a program nor a script that begins with #!"
+}
+
+// machine is an architecture as people call it.
+func machine(m elf.Machine) string {
+	switch m { //nolint:exhaustive // there are hundreds
+	case elf.EM_X86_64:
+		return "amd64"
+	case elf.EM_AARCH64:
+		return "arm64"
+	}
+	return strings.ToLower(strings.TrimPrefix(m.String(), "EM_"))
+}
+
+func stat(file string) (os.FileInfo, error) {
+	return os.Stat(file)
 }
 
 func exists(file string) bool {
-	_, err := os.Stat(file)
+	_, err := stat(file)
 	return err == nil
 }
 

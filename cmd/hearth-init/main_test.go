@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hearth-compute/hearth/sandbox"
 )
 
 // role tells the test binary, run again as another process, what to be.
@@ -54,6 +56,10 @@ func command(args []string) int {
 		return 5
 	case "show":
 		fmt.Println(os.Getpid(), os.Getppid(), os.Getuid(), strings.Join(args[1:], "|"))
+		return 0
+	case "directory":
+		dir, _ := os.Getwd()
+		fmt.Println(dir)
 		return 0
 	case "orphans":
 		return orphans(args)
@@ -179,25 +185,74 @@ func TestRunsTheFirstFileThatExists(t *testing.T) {
 
 func TestSaysInOneLineWhyItCannotRun(t *testing.T) {
 	t.Parallel()
-	plain := filepath.Join(t.TempDir(), "plain")
-	if err := os.WriteFile(plain, []byte("text"), 0o600); err != nil {
-		t.Fatal(err)
+	dir := t.TempDir()
+	foreign := elf.EM_AARCH64
+	if runtime.GOARCH == "arm64" {
+		foreign = elf.EM_X86_64
 	}
+	for name, content := range map[string][]byte{
+		"plain": []byte("text"), "text": []byte("text"), "empty": nil, "foreign": program(t, foreign, "/nowhere"),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if name != "plain" {
+			if err := os.Chmod(filepath.Join(dir, name), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	machines := map[elf.Machine]string{elf.EM_AARCH64: "arm64", elf.EM_X86_64: "amd64"}
 	for _, c := range []struct {
 		args []string
 		code int
 		says string
 	}{
-		{[]string{"--", "/nowhere/a:/nowhere/b"}, 127, "/nowhere/a:/nowhere/b"},
-		{[]string{"--", plain}, 126, plain},
-		{[]string{"--"}, 64, "usage"},
-		{[]string{self(t), "exit", "0"}, 64, "usage"},
-		{nil, 64, "usage"},
+		{[]string{"--", "/nowhere/a:/nowhere/b"}, 127, "hearth-init: Couldn't find valid bootstrap(s): [/nowhere/a /nowhere/b]"},
+		{[]string{"--", "/nowhere/a:" + dir}, 127, "hearth-init: Couldn't find valid bootstrap(s): [/nowhere/a " + dir + "]: " + dir + " is a directory"},
+		{[]string{"--", "/nowhere/a"}, 127, "hearth-init: fork/exec /nowhere/a: no such file or directory"},
+		{[]string{"--", "hearth-nowhere"}, 127, `hearth-init: exec: "hearth-nowhere": executable file not found in $PATH`},
+		{[]string{"--", dir + "/plain"}, 126, "hearth-init: fork/exec " + dir + "/plain: permission denied: it is not executable, its mode is -rw-------"},
+		{[]string{"--", "/nowhere:" + dir + "/plain"}, 126, "hearth-init: fork/exec " + dir + "/plain: permission denied: it is not executable, its mode is -rw-------"},
+		{[]string{"--", dir}, 126, "hearth-init: fork/exec " + dir + ": permission denied: it is a directory"},
+		{[]string{"--", dir + "/text"}, 126, "hearth-init: fork/exec " + dir + "/text: exec format error: it is neither a program nor a script that begins with #!"},
+		{[]string{"--", dir + "/empty"}, 126, "hearth-init: fork/exec " + dir + "/empty: exec format error: it is empty"},
+		{[]string{"--", dir + "/foreign"}, 126, "hearth-init: fork/exec " + dir + "/foreign: exec format error: it is a program for " + machines[foreign] + ", this machine is " + runtime.GOARCH},
+		{[]string{"-C", "/nowhere", "--", self(t), "exit", "0"}, 125, "hearth-init: chdir /nowhere: no such file or directory"},
+		{[]string{"-C", dir + "/plain", "--", self(t), "exit", "0"}, 125, "hearth-init: chdir " + dir + "/plain: not a directory"},
+		{[]string{"--"}, 64, usage},
+		{[]string{"-C", "/"}, 64, usage},
+		{[]string{self(t), "exit", "0"}, 64, usage},
+		{nil, 64, usage},
 	} {
 		code, _, stderr := finish(t, c.args...)
-		if code != c.code || !strings.Contains(stderr, c.says) || strings.Count(stderr, "\n") != 1 {
-			t.Errorf("%q: got %d %q, want %d and one line with %s", c.args, code, stderr, c.code, c.says)
+		if code != c.code || stderr != c.says+"\n" {
+			t.Errorf("%q: got %d %q, want %d %q", c.args, code, stderr, c.code, c.says)
 		}
+	}
+}
+
+func TestTheCommandRunsInTheDirectory(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Symlink(self(t), filepath.Join(dir, "command")); err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := finish(t, "-C", dir, "--", "./command", "directory")
+	if code != 0 || stdout != dir+"\n" {
+		t.Errorf("got %d %q %q", code, stdout, stderr)
+	}
+}
+
+// TestTheContractOfTheDriversIsKept: this program takes the codes from nowhere,
+// to stay small.
+func TestTheContractOfTheDriversIsKept(t *testing.T) {
+	t.Parallel()
+	if exitNoDirectory != sandbox.ExitNoDirectory || exitNotExecutable != sandbox.ExitNotExecutable || exitNotFound != sandbox.ExitNotFound {
+		t.Error("the exit codes are others")
+	}
+	if _, _, stderr := finish(t, "--", "/nowhere"); !strings.HasPrefix(stderr, sandbox.NotStarted) {
+		t.Errorf("the line is %q", stderr)
 	}
 }
 
@@ -211,7 +266,7 @@ func TestNamesTheInterpreterOrLoaderThatIsMissing(t *testing.T) {
 		"script":    {[]byte("#!/nowhere/node --flag\ncode\n"), `its interpreter "/nowhere/node" is not in the image`},
 		"spaces":    {[]byte("#! \t/nowhere/sh\t-e\n"), `its interpreter "/nowhere/sh" is not in the image`},
 		"windows":   {[]byte("#!/bin/sh\r\nexit 0\r\n"), `its interpreter "/bin/sh\r" is not in the image`},
-		"program":   {program(t, "/nowhere/ld.so"), `its loader "/nowhere/ld.so" is not in the image`},
+		"program":   {program(t, machineHere(), "/nowhere/ld.so"), `its loader "/nowhere/ld.so" is not in the image`},
 		"by_script": {[]byte("#!" + dir + "/program\n"), `its interpreter "` + dir + `/program" is in the image, but what that needs in turn is not`},
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), c.content, 0o600); err != nil {
@@ -224,20 +279,23 @@ func TestNamesTheInterpreterOrLoaderThatIsMissing(t *testing.T) {
 			t.Parallel()
 			file := filepath.Join(dir, name)
 			code, _, stderr := finish(t, "--", file)
-			if want := "hearth-init: starting " + file + ": " + c.says + "\n"; code != 126 || stderr != want {
+			if want := "hearth-init: fork/exec " + file + ": no such file or directory: " + c.says + "\n"; code != 126 || stderr != want {
 				t.Errorf("got %d %q, want 126 and %q", code, stderr, want)
 			}
 		})
 	}
 }
 
-// program is the least that the kernel takes for a program with a loader.
-func program(t *testing.T, loader string) []byte {
-	t.Helper()
-	machine := elf.EM_X86_64
+func machineHere() elf.Machine {
 	if runtime.GOARCH == "arm64" {
-		machine = elf.EM_AARCH64
+		return elf.EM_AARCH64
 	}
+	return elf.EM_X86_64
+}
+
+// program is the least that the kernel takes for a program with a loader.
+func program(t *testing.T, machine elf.Machine, loader string) []byte {
+	t.Helper()
 	const header, entry = 64, 56
 	loader += "\x00"
 	size := uint64(len(loader))

@@ -130,9 +130,9 @@ func Spec(spec sandbox.Spec, host Host) (*specs.Spec, error) {
 		Hostname: "sandbox",
 		Root:     &specs.Root{Path: "rootfs", Readonly: true},
 		Process: &specs.Process{
-			Args:            append([]string{InitPath, "--"}, spec.Args...),
+			Args:            append([]string{InitPath, "-C", cwd, "--"}, spec.Args...),
 			Env:             spec.Env,
-			Cwd:             cwd,
+			Cwd:             "/", // the runtime would make another if it does not exist
 			User:            specs.User{UID: spec.User.UID, GID: spec.User.GID},
 			Capabilities:    &specs.LinuxCapabilities{},
 			NoNewPrivileges: true,
