@@ -77,6 +77,9 @@ func (s *Server) newFunction(in *lambda.CreateFunctionInput, given *settings) (*
 	if err := given.check(); err != nil {
 		return nil, err
 	}
+	if err := checkTags(in.Tags); err != nil {
+		return nil, err
+	}
 	provider, onDemand, err := s.home(given.provider)
 	if err != nil {
 		return nil, err
@@ -157,6 +160,9 @@ func (s *Server) getFunction(ctx context.Context, in *lambda.GetFunctionInput) (
 		return nil, err
 	}
 	out := &lambda.GetFunctionOutput{Configuration: s.describe(f, v, arn), Tags: f.Tags}
+	if f.ReservedConcurrency != nil {
+		out.Concurrency = &types.Concurrency{ReservedConcurrentExecutions: small(f.ReservedConcurrency)}
+	}
 	if v.Code.Image != "" {
 		out.Code = &types.FunctionCodeLocation{RepositoryType: new("ECR"), ImageUri: &v.Code.Image}
 	} else {
@@ -190,7 +196,8 @@ func (s *Server) find(ctx context.Context, name, qualifier *string) (f *controlp
 	return f, v, s.functionARN(ref.Name, ref.Qualifier), err
 }
 
-// readVersion reads the version ref names; $LATEST if it has no qualifier.
+// readVersion reads the version ref names, itself or by an alias; $LATEST if it
+// has no qualifier.
 func (s *Server) readVersion(r store.Reader, ref reference) (*controlplane.Function, *controlplane.Version, error) {
 	f, err := s.readFunction(r, ref)
 	if err != nil {
@@ -199,7 +206,21 @@ func (s *Server) readVersion(r store.Reader, ref reference) (*controlplane.Funct
 	if ref.Qualifier == "" || ref.Qualifier == controlplane.Latest {
 		return f, &f.Latest, nil
 	}
-	v, err := r.Version(ref.Name, ref.Qualifier)
+	q := ref.Qualifier
+	if isAlias(string(q)) {
+		a, err := r.Alias(ref.Name, q)
+		if errdefs.IsNotFound(err) {
+			return nil, nil, notFound("Function not found: %s", s.functionARN(ref.Name, q))
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		q = a.Version
+	}
+	if q == controlplane.Latest {
+		return f, &f.Latest, nil
+	}
+	v, err := r.Version(ref.Name, q)
 	if errdefs.IsNotFound(err) {
 		return nil, nil, notFound("Function not found: %s", s.functionARN(ref.Name, ref.Qualifier))
 	}
@@ -318,9 +339,17 @@ func (s *Server) deleteVersion(w store.Writer, ref reference) error {
 	case q != controlplane.LatestPublished && !numberPattern.MatchString(string(q)):
 		return invalidParameter("Deletion of functions using an alias is not currently supported.")
 	}
-	_, v, err := s.readVersion(w, ref)
+	f, v, err := s.readVersion(w, ref)
 	if err != nil {
 		return err
+	}
+	if err := unaliased(w, ref); err != nil {
+		return err
+	}
+	if forget(f, ref.Qualifier) {
+		if err := w.PutFunction(*f); err != nil {
+			return err
+		}
 	}
 	return markDeleting(w, *v)
 }

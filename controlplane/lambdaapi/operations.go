@@ -1,106 +1,187 @@
 package lambdaapi
 
 import (
+	"context"
+	"net/http"
+
 	"github.com/aws/aws-sdk-go-v2/service/lambda/schemas"
+	"github.com/aws/smithy-go"
 )
+
+// State is what becomes of an operation of the Lambda API here.
+type State string
+
+// The states.
+const (
+	// Works as at AWS, but for what is noted.
+	Works State = "works"
+	// StoredOnly: what it sets is kept and returned, and nothing acts on it.
+	StoredOnly State = "stored only"
+	// Refused with the operation's name: what it is for is not in the scope.
+	Refused State = "refused"
+	// Absent: refused in the same way, but in the scope and not there yet.
+	Absent State = "absent"
+)
+
+// Operation describes an operation of the Lambda API to readers.
+type Operation struct {
+	Name, Method, Path string
+	State              State
+	// Note says in a few words what differs from AWS; it may be empty.
+	Note string
+}
+
+// Operations describes every operation, in the order of the table the server
+// uses.
+func Operations() []Operation {
+	var list []Operation
+	for _, op := range new(Server).operations() {
+		method, pattern, query := op.http()
+		if query != "" {
+			pattern += "?" + query
+		}
+		list = append(list, Operation{op.name(), method, pattern, op.state, op.note})
+	}
+	return list
+}
+
+// noted is the operation with a note on what differs from AWS.
+func (o operation) noted(note string) operation {
+	o.note = note
+	return o
+}
+
+// storedOnly is the operation on what is kept and returned only.
+func (o operation) storedOnly(note string) operation {
+	o.state, o.note = StoredOnly, note
+	return o
+}
+
+func refused(schema *smithy.Schema, note string) operation {
+	return operation{schema: schema, state: Refused, note: note}
+}
+
+func absent(schema *smithy.Schema, note string) operation {
+	return operation{schema: schema, state: Absent, note: note}
+}
+
+// unserved is the error of an operation without a function. No SDK retries it.
+func (o *operation) unserved() error {
+	message := "The operation " + o.name() + " is not supported by this service."
+	if o.state == Absent {
+		message = "The operation " + o.name() + " is not available in this service yet."
+	}
+	return &exception{name: "NotImplementedException", status: http.StatusNotImplemented, message: message}
+}
+
+// serveEmpty is a row for an operation that reads an I and answers nothing.
+func serveEmpty[I any](op, input *smithy.Schema, fn func(context.Context, *I) error) operation {
+	return serve(op, input, nil, func(ctx context.Context, in *I) (*struct{}, error) { return nil, fn(ctx, in) })
+}
 
 // operations is the table of every operation of the Lambda API. Method, path
 // and query of each are in its schema.
 func (s *Server) operations() []operation {
 	return append(s.served(), []operation{
-		{schema: schemas.AddLayerVersionPermission},
-		{schema: schemas.AddPermission},
-		{schema: schemas.CheckpointDurableExecution},
-		{schema: schemas.CreateAlias},
-		{schema: schemas.CreateCodeSigningConfig},
-		{schema: schemas.CreateEventSourceMapping},
-		{schema: schemas.CreateFunctionUrlConfig},
-		{schema: schemas.DeleteAlias},
-		{schema: schemas.DeleteCodeSigningConfig},
-		{schema: schemas.DeleteEventSourceMapping},
-		{schema: schemas.DeleteFunctionCodeSigningConfig},
-		{schema: schemas.DeleteFunctionConcurrency},
-		{schema: schemas.DeleteFunctionEventInvokeConfig},
-		{schema: schemas.DeleteFunctionUrlConfig},
-		{schema: schemas.DeleteLayerVersion},
-		{schema: schemas.DeleteProvisionedConcurrencyConfig},
-		{schema: schemas.DeleteResourcePolicy},
-		{schema: schemas.GetAccountSettings},
-		{schema: schemas.GetAlias},
-		{schema: schemas.GetCodeSigningConfig},
-		{schema: schemas.GetDurableExecution},
-		{schema: schemas.GetDurableExecutionHistory},
-		{schema: schemas.GetDurableExecutionState},
-		{schema: schemas.GetEventSourceMapping},
-		{schema: schemas.GetFunctionCodeSigningConfig},
-		{schema: schemas.GetFunctionConcurrency},
-		{schema: schemas.GetFunctionEventInvokeConfig},
-		{schema: schemas.GetFunctionRecursionConfig},
-		{schema: schemas.GetFunctionUrlConfig},
-		{schema: schemas.GetLayerVersion},
-		{schema: schemas.GetLayerVersionByArn},
-		{schema: schemas.GetLayerVersionPolicy},
-		{schema: schemas.GetPolicy},
-		{schema: schemas.GetProvisionedConcurrencyConfig},
-		{schema: schemas.GetResourcePolicy},
-		{schema: schemas.GetRuntimeManagementConfig},
-		{schema: schemas.InvokeAsync},
-		{schema: schemas.InvokeWithResponseStream},
-		{schema: schemas.ListAliases},
-		{schema: schemas.ListCodeSigningConfigs},
-		{schema: schemas.ListDurableExecutionsByFunction},
-		{schema: schemas.ListEventSourceMappings},
-		{schema: schemas.ListFunctionEventInvokeConfigs},
-		{schema: schemas.ListFunctionsByCodeSigningConfig},
-		{schema: schemas.ListFunctionUrlConfigs},
-		{schema: schemas.ListLayers},
-		{schema: schemas.ListLayerVersions},
-		{schema: schemas.ListProvisionedConcurrencyConfigs},
-		{schema: schemas.ListTags},
-		{schema: schemas.PublishLayerVersion},
-		{schema: schemas.PutFunctionCodeSigningConfig},
-		{schema: schemas.PutFunctionConcurrency},
-		{schema: schemas.PutFunctionEventInvokeConfig},
-		{schema: schemas.PutFunctionRecursionConfig},
-		{schema: schemas.PutProvisionedConcurrencyConfig},
-		{schema: schemas.PutResourcePolicy},
-		{schema: schemas.PutRuntimeManagementConfig},
-		{schema: schemas.RemoveLayerVersionPermission},
-		{schema: schemas.RemovePermission},
-		{schema: schemas.SendDurableExecutionCallbackFailure},
-		{schema: schemas.SendDurableExecutionCallbackHeartbeat},
-		{schema: schemas.SendDurableExecutionCallbackSuccess},
-		{schema: schemas.StopDurableExecution},
-		{schema: schemas.TagResource},
-		{schema: schemas.UntagResource},
-		{schema: schemas.UpdateAlias},
-		{schema: schemas.UpdateCodeSigningConfig},
-		{schema: schemas.UpdateEventSourceMapping},
-		{schema: schemas.UpdateFunctionEventInvokeConfig},
-		{schema: schemas.UpdateFunctionUrlConfig},
+		refused(schemas.PutProvisionedConcurrencyConfig, "provisioned concurrency: environments are always running"),
+		refused(schemas.GetProvisionedConcurrencyConfig, "provisioned concurrency: environments are always running"),
+		refused(schemas.DeleteProvisionedConcurrencyConfig, "provisioned concurrency: environments are always running"),
+		refused(schemas.ListProvisionedConcurrencyConfigs, "provisioned concurrency: environments are always running"),
+		refused(schemas.CreateCodeSigningConfig, "code signing"),
+		refused(schemas.GetCodeSigningConfig, "code signing"),
+		refused(schemas.UpdateCodeSigningConfig, "code signing"),
+		refused(schemas.DeleteCodeSigningConfig, "code signing"),
+		refused(schemas.ListCodeSigningConfigs, "code signing"),
+		refused(schemas.ListFunctionsByCodeSigningConfig, "code signing"),
+		refused(schemas.PutFunctionCodeSigningConfig, "code signing"),
+		refused(schemas.DeleteFunctionCodeSigningConfig, "code signing"),
+		refused(schemas.CreateEventSourceMapping, "event source mappings"),
+		refused(schemas.GetEventSourceMapping, "event source mappings"),
+		refused(schemas.UpdateEventSourceMapping, "event source mappings"),
+		refused(schemas.DeleteEventSourceMapping, "event source mappings"),
+		refused(schemas.ListEventSourceMappings, "event source mappings"),
+		refused(schemas.CreateFunctionUrlConfig, "function URLs"),
+		refused(schemas.GetFunctionUrlConfig, "function URLs"),
+		refused(schemas.UpdateFunctionUrlConfig, "function URLs"),
+		refused(schemas.DeleteFunctionUrlConfig, "function URLs"),
+		refused(schemas.ListFunctionUrlConfigs, "function URLs"),
+		refused(schemas.CheckpointDurableExecution, "durable executions"),
+		refused(schemas.GetDurableExecution, "durable executions"),
+		refused(schemas.GetDurableExecutionHistory, "durable executions"),
+		refused(schemas.GetDurableExecutionState, "durable executions"),
+		refused(schemas.ListDurableExecutionsByFunction, "durable executions"),
+		refused(schemas.SendDurableExecutionCallbackFailure, "durable executions"),
+		refused(schemas.SendDurableExecutionCallbackHeartbeat, "durable executions"),
+		refused(schemas.SendDurableExecutionCallbackSuccess, "durable executions"),
+		refused(schemas.StopDurableExecution, "durable executions"),
+		refused(schemas.InvokeAsync, "replaced by Invoke, at AWS too"),
+		absent(schemas.InvokeWithResponseStream, "streamed responses"),
+		absent(schemas.PublishLayerVersion, "layers"),
+		absent(schemas.GetLayerVersion, "layers"),
+		absent(schemas.GetLayerVersionByArn, "layers"),
+		absent(schemas.DeleteLayerVersion, "layers"),
+		absent(schemas.ListLayers, "layers"),
+		absent(schemas.ListLayerVersions, "layers"),
+		absent(schemas.AddLayerVersionPermission, "layers"),
+		absent(schemas.GetLayerVersionPolicy, "layers"),
+		absent(schemas.RemoveLayerVersionPermission, "layers"),
+		absent(schemas.PutResourcePolicy, "whole policies; AddPermission, RemovePermission and GetPolicy are there"),
+		absent(schemas.GetResourcePolicy, "whole policies; AddPermission, RemovePermission and GetPolicy are there"),
+		absent(schemas.DeleteResourcePolicy, "whole policies; AddPermission, RemovePermission and GetPolicy are there"),
 	}...)
 }
 
 // served is what this service does.
 func (s *Server) served() []operation {
 	return []operation{
-		{schema: schemas.Invoke, handle: s.invoke},
+		{schema: schemas.Invoke, handle: s.invoke, state: Works, note: "synchronous and dry run; Event is refused"},
+		// Functions.
+		s.upload(serve(schemas.CreateFunction, schemas.CreateFunctionRequest, schemas.FunctionConfiguration, s.createFunction)),
+		serve(schemas.GetFunction, schemas.GetFunctionRequest, schemas.GetFunctionResponse, s.getFunction),
+		serve(schemas.GetFunctionConfiguration, schemas.GetFunctionConfigurationRequest, schemas.FunctionConfiguration, s.getFunctionConfiguration),
+		s.upload(serve(schemas.UpdateFunctionCode, schemas.UpdateFunctionCodeRequest, schemas.FunctionConfiguration, s.updateFunctionCode)),
+		serve(schemas.UpdateFunctionConfiguration, schemas.UpdateFunctionConfigurationRequest, schemas.FunctionConfiguration, s.updateFunctionConfiguration),
+		serve(schemas.DeleteFunction, schemas.DeleteFunctionRequest, schemas.DeleteFunctionResponse, s.deleteFunction).noted("answers 202: the function is described with State Deleting until its environments are gone"),
+		serve(schemas.ListFunctions, schemas.ListFunctionsRequest, schemas.ListFunctionsResponse, s.listFunctions),
+		serve(schemas.PublishVersion, schemas.PublishVersionRequest, schemas.FunctionConfiguration, s.publishVersion),
+		serve(schemas.ListVersionsByFunction, schemas.ListVersionsByFunctionRequest, schemas.ListVersionsByFunctionResponse, s.listVersionsByFunction),
+		// Scaling and concurrency.
+		serve(schemas.PutFunctionScalingConfig, schemas.PutFunctionScalingConfigRequest, schemas.PutFunctionScalingConfigResponse, s.putFunctionScalingConfig).noted("a minimum of 0 with a maximum above 0 is allowed unless `--strict`"),
+		serve(schemas.GetFunctionScalingConfig, schemas.GetFunctionScalingConfigRequest, schemas.GetFunctionScalingConfigResponse, s.getFunctionScalingConfig),
+		serve(schemas.PutFunctionConcurrency, schemas.PutFunctionConcurrencyRequest, schemas.Concurrency, s.putFunctionConcurrency).noted("nothing else limits the account: almost all of an Integer can be reserved"),
+		serve(schemas.GetFunctionConcurrency, schemas.GetFunctionConcurrencyRequest, schemas.GetFunctionConcurrencyResponse, s.getFunctionConcurrency),
+		serveEmpty(schemas.DeleteFunctionConcurrency, schemas.DeleteFunctionConcurrencyRequest, s.deleteFunctionConcurrency),
+		// Capacity providers.
 		serve(schemas.CreateCapacityProvider, schemas.CreateCapacityProviderRequest, schemas.CreateCapacityProviderResponse, s.createCapacityProvider),
 		serve(schemas.GetCapacityProvider, schemas.GetCapacityProviderRequest, schemas.GetCapacityProviderResponse, s.getCapacityProvider),
 		serve(schemas.ListCapacityProviders, schemas.ListCapacityProvidersRequest, schemas.ListCapacityProvidersResponse, s.listCapacityProviders),
 		serve(schemas.UpdateCapacityProvider, schemas.UpdateCapacityProviderRequest, schemas.UpdateCapacityProviderResponse, s.updateCapacityProvider),
 		serve(schemas.DeleteCapacityProvider, schemas.DeleteCapacityProviderRequest, schemas.DeleteCapacityProviderResponse, s.deleteCapacityProvider),
 		serve(schemas.ListFunctionVersionsByCapacityProvider, schemas.ListFunctionVersionsByCapacityProviderRequest, schemas.ListFunctionVersionsByCapacityProviderResponse, s.listFunctionVersionsByCapacityProvider),
-		s.upload(serve(schemas.CreateFunction, schemas.CreateFunctionRequest, schemas.FunctionConfiguration, s.createFunction)),
-		serve(schemas.GetFunction, schemas.GetFunctionRequest, schemas.GetFunctionResponse, s.getFunction),
-		serve(schemas.GetFunctionConfiguration, schemas.GetFunctionConfigurationRequest, schemas.FunctionConfiguration, s.getFunctionConfiguration),
-		s.upload(serve(schemas.UpdateFunctionCode, schemas.UpdateFunctionCodeRequest, schemas.FunctionConfiguration, s.updateFunctionCode)),
-		serve(schemas.UpdateFunctionConfiguration, schemas.UpdateFunctionConfigurationRequest, schemas.FunctionConfiguration, s.updateFunctionConfiguration),
-		serve(schemas.DeleteFunction, schemas.DeleteFunctionRequest, schemas.DeleteFunctionResponse, s.deleteFunction),
-		serve(schemas.ListFunctions, schemas.ListFunctionsRequest, schemas.ListFunctionsResponse, s.listFunctions),
-		serve(schemas.PublishVersion, schemas.PublishVersionRequest, schemas.FunctionConfiguration, s.publishVersion),
-		serve(schemas.ListVersionsByFunction, schemas.ListVersionsByFunctionRequest, schemas.ListVersionsByFunctionResponse, s.listVersionsByFunction),
-		serve(schemas.PutFunctionScalingConfig, schemas.PutFunctionScalingConfigRequest, schemas.PutFunctionScalingConfigResponse, s.putFunctionScalingConfig),
-		serve(schemas.GetFunctionScalingConfig, schemas.GetFunctionScalingConfigRequest, schemas.GetFunctionScalingConfigResponse, s.getFunctionScalingConfig),
+		// Aliases.
+		serve(schemas.CreateAlias, schemas.CreateAliasRequest, schemas.AliasConfiguration, s.createAlias),
+		serve(schemas.GetAlias, schemas.GetAliasRequest, schemas.AliasConfiguration, s.getAlias),
+		serve(schemas.UpdateAlias, schemas.UpdateAliasRequest, schemas.AliasConfiguration, s.updateAlias),
+		serveEmpty(schemas.DeleteAlias, schemas.DeleteAliasRequest, s.deleteAlias),
+		serve(schemas.ListAliases, schemas.ListAliasesRequest, schemas.ListAliasesResponse, s.listAliases),
+		// Tags and the account.
+		serveEmpty(schemas.TagResource, schemas.TagResourceRequest, s.tagResource).noted("functions and capacity providers; the function's RevisionId stays"),
+		serveEmpty(schemas.UntagResource, schemas.UntagResourceRequest, s.untagResource).noted("as TagResource"),
+		serve(schemas.ListTags, schemas.ListTagsRequest, schemas.ListTagsResponse, s.listTags),
+		serve(schemas.GetAccountSettings, schemas.GetAccountSettingsRequest, schemas.GetAccountSettingsResponse, s.getAccountSettings).noted("limits that do not exist here are the greatest number there is"),
+		// Settings that are kept and returned.
+		serve(schemas.PutFunctionRecursionConfig, schemas.PutFunctionRecursionConfigRequest, schemas.PutFunctionRecursionConfigResponse, s.putFunctionRecursionConfig).storedOnly("nothing looks for recursive loops"),
+		serve(schemas.GetFunctionRecursionConfig, schemas.GetFunctionRecursionConfigRequest, schemas.GetFunctionRecursionConfigResponse, s.getFunctionRecursionConfig).storedOnly(""),
+		serve(schemas.PutRuntimeManagementConfig, schemas.PutRuntimeManagementConfigRequest, schemas.PutRuntimeManagementConfigResponse, s.putRuntimeManagementConfig).storedOnly("runtime images are updated by whoever runs the service"),
+		serve(schemas.GetRuntimeManagementConfig, schemas.GetRuntimeManagementConfigRequest, schemas.GetRuntimeManagementConfigResponse, s.getRuntimeManagementConfig).storedOnly(""),
+		serve(schemas.PutFunctionEventInvokeConfig, schemas.PutFunctionEventInvokeConfigRequest, schemas.FunctionEventInvokeConfig, s.putFunctionEventInvokeConfig).storedOnly("there are no asynchronous invokes yet"),
+		serve(schemas.UpdateFunctionEventInvokeConfig, schemas.UpdateFunctionEventInvokeConfigRequest, schemas.FunctionEventInvokeConfig, s.updateFunctionEventInvokeConfig).storedOnly(""),
+		serve(schemas.GetFunctionEventInvokeConfig, schemas.GetFunctionEventInvokeConfigRequest, schemas.FunctionEventInvokeConfig, s.getFunctionEventInvokeConfig).storedOnly(""),
+		serveEmpty(schemas.DeleteFunctionEventInvokeConfig, schemas.DeleteFunctionEventInvokeConfigRequest, s.deleteFunctionEventInvokeConfig).storedOnly(""),
+		serve(schemas.ListFunctionEventInvokeConfigs, schemas.ListFunctionEventInvokeConfigsRequest, schemas.ListFunctionEventInvokeConfigsResponse, s.listFunctionEventInvokeConfigs).storedOnly(""),
+		serve(schemas.AddPermission, schemas.AddPermissionRequest, schemas.AddPermissionResponse, s.addPermission).storedOnly("callers are not authenticated, so permissions neither allow nor deny; the policy has a RevisionId of its own"),
+		serveEmpty(schemas.RemovePermission, schemas.RemovePermissionRequest, s.removePermission).storedOnly(""),
+		serve(schemas.GetPolicy, schemas.GetPolicyRequest, schemas.GetPolicyResponse, s.getPolicy).storedOnly(""),
+		serve(schemas.GetFunctionCodeSigningConfig, schemas.GetFunctionCodeSigningConfigRequest, schemas.GetFunctionCodeSigningConfigResponse, s.getFunctionCodeSigningConfig).noted("answers that the function has none"),
 	}
 }

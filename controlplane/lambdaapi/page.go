@@ -3,25 +3,28 @@ package lambdaapi
 import (
 	"encoding/base64"
 	"slices"
+	"strings"
 )
 
+// markerPrefix begins what a marker says, to tell one of ours from any other
+// text. A change of what follows needs another prefix.
+const markerPrefix = "after\x00"
+
 // page returns the part of an ordered list that a request asked for and the
-// marker of the next part, nil at the end. A marker is the key of the last
-// element before; it need not exist any more.
+// marker of the next part, nil at the end. The list is in the order of its keys,
+// which differ. A marker is the key of the last element before: what was added
+// or deleted meanwhile neither repeats elements nor hides others.
 func page[T any](all []T, key func(T) string, marker *string, asked *int32, most int) (some []T, next *string, err error) {
 	if marker != nil && *marker != "" {
-		last, err := base64.RawURLEncoding.DecodeString(*marker)
+		last, err := readMarker(*marker)
 		if err != nil {
-			return nil, nil, invalidParameter("Invalid value for marker: %s", *marker)
+			return nil, nil, err
 		}
-		i := slices.IndexFunc(all, func(t T) bool { return key(t) == string(last) })
-		if i < 0 {
-			i = slices.IndexFunc(all, func(t T) bool { return key(t) > string(last) }) - 1
+		i, found := slices.BinarySearchFunc(all, last, func(t T, last string) int { return strings.Compare(key(t), last) })
+		if found {
+			i++
 		}
-		if i < -1 {
-			i = len(all) - 1
-		}
-		all = all[i+1:]
+		all = all[i:]
 	}
 	n := most
 	if asked != nil {
@@ -30,5 +33,14 @@ func page[T any](all []T, key func(T) string, marker *string, asked *int32, most
 	if len(all) <= n {
 		return all, nil, nil
 	}
-	return all[:n], new(base64.RawURLEncoding.EncodeToString([]byte(key(all[n-1])))), nil
+	return all[:n], new(base64.RawURLEncoding.EncodeToString([]byte(markerPrefix + key(all[n-1])))), nil
+}
+
+func readMarker(marker string) (last string, err error) {
+	text, err := base64.RawURLEncoding.Strict().DecodeString(marker)
+	last, ours := strings.CutPrefix(string(text), markerPrefix)
+	if err != nil || !ours {
+		return "", invalidParameter("Invalid value for marker: %s", marker)
+	}
+	return last, nil
 }

@@ -24,6 +24,9 @@ func (s *Server) createCapacityProvider(ctx context.Context, in *lambda.CreateCa
 	if err := checkProvider(in); err != nil {
 		return nil, err
 	}
+	if err := checkTags(in.Tags); err != nil {
+		return nil, err
+	}
 	name, err := s.provider(in.CapacityProviderName)
 	if err != nil {
 		return nil, err

@@ -26,7 +26,12 @@ type handler func(w http.ResponseWriter, r *http.Request, requestID string) erro
 // are not served.
 type operation struct {
 	schema *smithy.Schema
+	state  State
+	// note is what differs from AWS, in a few words.
+	note   string
 	handle handler
+	// call is the typed half of handle, if it has one.
+	call *call
 	// bounds, unless nil, are those of the body, which handle finds read.
 	bounds *bounds
 }
@@ -44,36 +49,57 @@ func (o *operation) http() (method, pattern, query string) {
 	return t.Method, strings.TrimSuffix(pattern, "/"), query
 }
 
+// call is what the codec carries for an operation: a request of the input's
+// schema to run, and what it answers, of the output's; nil means nothing.
+type call struct {
+	input, output     *smithy.Schema
+	request, response func() any
+	run               func(ctx context.Context, in any) (out any, err error)
+}
+
 // serve is a row for an operation that reads an I and answers an O, or another
 // type with the members of output.
 func serve[I, O any](op, input, output *smithy.Schema, fn func(context.Context, *I) (*O, error)) operation {
+	c := &call{
+		input: input, output: output,
+		request: func() any { return new(I) }, response: func() any { return new(O) },
+		run: func(ctx context.Context, in any) (any, error) {
+			return fn(ctx, in.(*I)) //nolint:forcetypeassert // what request returned
+		},
+	}
 	status := http.StatusOK
 	if t, ok := smithy.SchemaTrait[*traits.HTTP](op); ok {
 		status = t.Code
 	}
-	handle := func(w http.ResponseWriter, r *http.Request, _ string) error {
-		var body []byte
-		if read, ok := r.Body.(*readBody); ok {
-			body = read.content
-		}
-		in := new(I)
-		if err := decode(r, body, input, in); err != nil {
-			return err
-		}
-		out, err := fn(r.Context(), in)
-		if err != nil {
-			return err
-		}
-		text, asked, err := encode(w.Header(), output, out)
-		if err != nil {
-			return err
-		}
-		write(w, cmp.Or(asked, status), "application/json", text)
-		return nil
-	}
-	return operation{schema: op, handle: handle, bounds: &bounds{
+	handle := func(w http.ResponseWriter, r *http.Request, _ string) error { return c.handle(w, r, status) }
+	return operation{schema: op, state: Works, call: c, handle: handle, bounds: &bounds{
 		operation: op.ID().Name, limit: maxRequest, weight: weightRequest, exception: "RequestEntityTooLargeException",
 	}}
+}
+
+func (c *call) handle(w http.ResponseWriter, r *http.Request, status int) error {
+	var body []byte
+	if read, ok := r.Body.(*readBody); ok {
+		body = read.content
+	}
+	in := c.request()
+	if err := decode(r, body, c.input, in); err != nil {
+		return err
+	}
+	out, err := c.run(r.Context(), in)
+	if err != nil {
+		return err
+	}
+	if c.output == nil {
+		write(w, status, "application/json", nil)
+		return nil
+	}
+	text, asked, err := encode(w.Header(), c.output, out)
+	if err != nil {
+		return err
+	}
+	write(w, cmp.Or(asked, status), "application/json", text)
+	return nil
 }
 
 // upload is an operation whose requests carry code.
@@ -183,10 +209,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, op *operation) {
 		}
 	}()
 	if op.handle == nil {
-		s.render(w, r, requestID, &exception{
-			name: "NotImplementedException", status: http.StatusNotImplemented,
-			message: "The operation " + op.name() + " is not available in this service.",
-		})
+		s.render(w, r, requestID, op.unserved())
 		return
 	}
 	if err := s.handleRead(w, r, requestID, op); err != nil {
