@@ -35,10 +35,28 @@ func (f *facts) failed(r controlplane.Revision) *controlplane.Environment {
 	for i := range f.environments[r] {
 		e := &f.environments[r][i]
 		enough := f.failAfter
-		if e.ReasonCode == "FunctionError.InitTimeout" {
+		switch {
+		case e.ReasonCode == "FunctionError.InitTimeout":
 			enough = 1 // it had minutes already
+		case scaling.Recoverable(e.ReasonCode):
+			enough = max(enough, hostPatience)
 		}
 		if e.Failures >= enough && e.ReasonCode != "" && f.ready(r) == 0 {
+			return e
+		}
+	}
+	return nil
+}
+
+// hostPatience is how many starts in a row may fail for what is not the
+// function's fault, with waits that double up to half a minute: a version should
+// not fail because containerd is being restarted.
+const hostPatience = 10
+
+// troubled returns an environment that waits for its host to recover.
+func (f *facts) troubled(r controlplane.Revision) *controlplane.Environment {
+	for i := range f.environments[r] {
+		if e := &f.environments[r][i]; e.Failures > 0 && scaling.Recoverable(e.ReasonCode) {
 			return e
 		}
 	}
@@ -101,7 +119,10 @@ func settle(v controlplane.Version, f facts) controlplane.Version {
 		return state(v, controlplane.VersionFailed, f.blocked.Code, f.blocked.Reason)
 	}
 	if v.State == controlplane.VersionFailed { // there is room again
-		return state(v, controlplane.VersionPending, "Creating", "The function is being created.")
+		v = state(v, controlplane.VersionPending, "Creating", "The function is being created.")
+	}
+	if e := f.troubled(v.Revision); e != nil {
+		v.Reason = "The function is being created; a start failed and is tried again: " + e.Reason
 	}
 	return v
 }
@@ -113,8 +134,12 @@ func update(v controlplane.Version, f facts) controlplane.Version {
 		v.Update, v.UpdateReasonCode, v.UpdateReason = controlplane.UpdateSuccessful, "", ""
 		return v
 	}
-	if e := f.failed(v.Revision); e != nil {
+	if e := f.failed(v.Revision); e != nil && !scaling.Recoverable(e.ReasonCode) {
 		v.Update, v.UpdateReasonCode, v.UpdateReason = controlplane.UpdateFailed, e.ReasonCode, e.Reason
+		return v
+	}
+	if e := f.troubled(v.Revision); e != nil {
+		v.UpdateReasonCode, v.UpdateReason = e.ReasonCode, e.Reason
 		return v
 	}
 	if f.blocked != nil {

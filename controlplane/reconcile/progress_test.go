@@ -22,6 +22,11 @@ func TestProgress(t *testing.T) {
 		}
 		return out
 	}
+	trouble := failing
+	trouble.ReasonCode, trouble.Reason = "InternalError", "containerd does not answer"
+	desperate := trouble
+	desperate.Failures = hostPatience
+	inTrouble := controlplane.Version{State: controlplane.VersionFailed, ReasonCode: "InternalError"}
 	blocked := &capacity.Blocked{Code: "CapacityProviderScalingLimitExceeded", Reason: "full"}
 	pending := controlplane.Version{State: controlplane.VersionPending, ReasonCode: "Creating"}
 	active := controlplane.Version{State: controlplane.VersionActive}
@@ -54,6 +59,10 @@ func TestProgress(t *testing.T) {
 		{"starts failed too often", pending, map[controlplane.Revision][]controlplane.Environment{"": envs(3, failing)}, nil, want{state: controlplane.VersionFailed, code: "FunctionError.RuntimeInitError"}},
 		{"a runtime that never asked for an event had minutes: once is enough", pending, map[controlplane.Revision][]controlplane.Environment{"": envs(1, hung)}, nil, want{state: controlplane.VersionFailed, code: "FunctionError.InitTimeout"}},
 		{"failing here, ready there: not the function's fault", pending, map[controlplane.Revision][]controlplane.Environment{"": append(envs(1, failing), ready)}, nil, want{state: controlplane.VersionPending, code: "Creating"}},
+		{"a host in trouble is waited for", pending, map[controlplane.Revision][]controlplane.Environment{"": envs(3, trouble)}, nil, want{state: controlplane.VersionPending, code: "Creating"}},
+		{"a host in trouble for long", pending, map[controlplane.Revision][]controlplane.Environment{"": envs(3, desperate)}, nil, want{state: controlplane.VersionFailed, code: "InternalError"}},
+		{"a host that recovered", inTrouble, map[controlplane.Revision][]controlplane.Environment{"": envs(3, ready)}, nil, want{state: controlplane.VersionActive, update: controlplane.UpdateSuccessful}},
+		{"an update waits for a host in trouble", updating, map[controlplane.Revision][]controlplane.Environment{"new": envs(3, desperate), "old": envs(3, ready)}, nil, want{state: controlplane.VersionActive, update: controlplane.UpdateInProgress, serving: true}},
 		{"no room", pending, nil, blocked, want{state: controlplane.VersionFailed, code: "CapacityProviderScalingLimitExceeded"}},
 		{"room again", noRoom, nil, nil, want{state: controlplane.VersionPending, code: "Creating"}},
 		{"a broken function stays failed", broken, nil, nil, want{state: controlplane.VersionFailed, code: "FunctionError.RuntimeInitError"}},

@@ -68,10 +68,11 @@ func count(provider controlplane.ProviderState, v *controlplane.Version) (int, c
 }
 
 // Recoverable tells whether a version that failed for this StateReasonCode is
-// still worth trying: the cause is a lack of capacity, not the function.
+// still worth trying: the cause is a lack of capacity, or trouble of a host, not
+// the function.
 func Recoverable(reasonCode string) bool {
 	switch reasonCode {
-	case "CapacityProviderScalingLimitExceeded", "VcpuLimitExceeded", "InsufficientCapacity", "EC2RequestLimitExceeded":
+	case "CapacityProviderScalingLimitExceeded", "VcpuLimitExceeded", "InsufficientCapacity", "EC2RequestLimitExceeded", "InternalError":
 		return true
 	}
 	return false
