@@ -31,7 +31,7 @@ type agents struct {
 	mu      sync.Mutex
 	present map[controlplane.InstanceID]*sessions.Heard
 	sets    map[controlplane.InstanceID]controlplane.DesiredSet
-	changed func()
+	notify  func()
 	// fail makes every environment of a revision fail to start.
 	fail map[controlplane.Revision]string
 }
@@ -39,8 +39,22 @@ type agents struct {
 func newAgents() *agents {
 	return &agents{
 		present: map[controlplane.InstanceID]*sessions.Heard{}, sets: map[controlplane.InstanceID]controlplane.DesiredSet{},
-		fail: map[controlplane.Revision]string{}, changed: func() {},
+		fail: map[controlplane.Revision]string{}, notify: func() {},
 	}
+}
+
+// tell makes f hear of every change.
+func (a *agents) tell(f func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.notify = f
+}
+
+func (a *agents) changed() {
+	a.mu.Lock()
+	f := a.notify
+	a.mu.Unlock()
+	f()
 }
 
 func (a *agents) boot(req fleet.LaunchRequest) {
@@ -175,6 +189,10 @@ type rig struct {
 	routes *tables
 	loop   *reconcile.Loop
 	stop   func()
+	// mortal, if set, stands between a loop and everything else.
+	mortal func() *mortal
+	// poll is how often eventually looks.
+	poll time.Duration
 }
 
 // bubble runs a test in virtual time.
@@ -186,14 +204,14 @@ func bubble(t *testing.T, test func(r *rig)) {
 
 func newRig(t *testing.T, dir string) *rig {
 	t.Helper()
-	r := &rig{t: t, agents: newAgents(), routes: &tables{}}
+	r := &rig{t: t, agents: newAgents(), routes: &tables{}, poll: 2 * time.Millisecond}
 	db, err := sqlite.Open(t.Context(), filepath.Join(dir, "hearth.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
 	r.db = db
-	r.cloud = fake.New(fake.Config{OnBoot: r.agents.boot})
+	r.cloud = fake.New(fake.Config{OnBoot: r.agents.boot, OnGone: r.agents.Forget})
 	ctx, cancel := context.WithCancelCause(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = r.cloud.Run(ctx) })
@@ -211,25 +229,30 @@ func (r *rig) start() {
 		r.t.Fatal(err)
 	}
 	policy := reconcile.DefaultPolicy()
-	policy.Interval = 10 * time.Millisecond
+	policy.Interval = 5 * r.poll
 	policy.BlindGrace = 500 * time.Millisecond
 	policy.MaxInstances = 8
 	policy.Placement.LostAfter = 200 * time.Millisecond
 	policy.Capacity.Size = controlplane.Resources{CPU: 2000, Memory: 8 << 30}
 	policy.Capacity.IdleAfter = 100 * time.Millisecond
-	loop := reconcile.New(reconcile.Config{
+	cfg := reconcile.Config{
 		DB: r.db, Agents: r.agents, Fleet: r.cloud, Tokens: tokens{}, Router: r.routes,
 		Image:  func(string) (controlplane.Image, bool) { return controlplane.Image{Ref: "builtin:static"}, true },
 		Policy: policy, Logger: slog.New(slog.DiscardHandler), Metrics: m,
-	})
-	r.agents.changed = loop.Nudge
+	}
+	if r.mortal != nil {
+		m := r.mortal()
+		cfg.DB, cfg.Agents, cfg.Fleet, cfg.Router = m, m, m, m
+	}
+	loop := reconcile.New(cfg)
+	r.agents.tell(loop.Nudge)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- loop.Run(ctx) }()
 	r.loop = loop
 	r.stop = sync.OnceFunc(func() {
 		cancel(errors.New("stopped by the test"))
-		if err := <-done; err != nil {
+		if err := <-done; err != nil && !errors.Is(err, errDead) {
 			r.t.Errorf("loop: %v", err)
 		}
 	})
@@ -289,7 +312,7 @@ func (r *rig) eventually(what string, ok func() bool) {
 			snaps, _ := r.loop.Snapshots(r.t.Context())
 			r.t.Fatalf("%s did not happen; version %+v, running %v, snapshots %+v", what, r.version(), r.agents.running(), snaps)
 		}
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(r.poll)
 	}
 }
 
