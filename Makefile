@@ -45,6 +45,7 @@ generate: ## rewrite generated code and documentation
 	cd proto && $(GO) tool -modfile=../deploy/tools/go.mod buf build -o descriptors.binpb
 	$(MAKE) build
 	$(GO) run ./cmd/internal/configdoc -o docs/configuration.md bin/hearth-control bin/hearth-agent bin/hearth
+	$(GO) run ./cmd/internal/apidoc -o docs/api.md
 
 ##—— test
 
@@ -116,6 +117,7 @@ arch: ## who imports whom, and what packages are called
 current: build ## generated code and documentation are what make generate writes
 	deploy/scripts/generated-is-current
 	$(GO) run ./cmd/internal/configdoc -check -o docs/configuration.md bin/hearth-control bin/hearth-agent bin/hearth
+	$(GO) run ./cmd/internal/apidoc -check -o docs/api.md
 
 .PHONY: breaking
 breaking: ## no change to a proto breaks AGAINST (a git ref, main unless given)
