@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/containerd/errdefs"
 
@@ -13,7 +14,13 @@ import (
 	"github.com/hearth-compute/hearth/sandbox"
 )
 
-// The StateReasonCodes of the Lambda API that a failed start can have.
+// The StateReasonCodes of the Lambda API that a failed start can have. Two of
+// them, InternalError and InsufficientCapacity, say that the host or something
+// it depends on is in trouble: the control service keeps such a version and
+// waits. All others say that the function is to blame.
+//
+// A bootstrap that may not be executed is InvalidEntryPoint: AWS has
+// PermissionDenied for extensions only.
 const (
 	codeInternal            = "InternalError"
 	codeImageAccessDenied   = "ImageAccessDenied"
@@ -24,6 +31,7 @@ const (
 	codeInitTimeout         = "FunctionError.InitTimeout"
 	codeRuntimeInitError    = "FunctionError.RuntimeInitError"
 	codeInvalidEntryPoint   = "FunctionError.InvalidEntryPoint"
+	codeInvalidDirectory    = "FunctionError.InvalidWorkingDirectory"
 	codeInitResourceExhaust = "FunctionError.InitResourceExhausted"
 )
 
@@ -42,9 +50,29 @@ func (e *startError) Unwrap() error { return e.class }
 // failure translates err to the code and reason people see.
 func failure(err error) (code, reason string) {
 	if s, ok := errors.AsType[*startError](err); ok {
-		return s.code, s.reason
+		return s.code, printable(s.reason)
 	}
-	return codeInternal, err.Error()
+	return codeInternal, printable(err.Error())
+}
+
+// maxReason bounds a reason; the end of what a function printed fits.
+const maxReason = 6 << 10
+
+// printable makes text fit for a reason: it ends up in messages, logs, terminals
+// and databases, some of which take no bytes but UTF-8 and no zero.
+func printable(text string) string {
+	if len(text) > maxReason {
+		text = text[:maxReason/2] + "\n…\n" + text[len(text)-maxReason/2:]
+	}
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n', r == '\t', unicode.IsPrint(r):
+			return r
+		case r == '\r':
+			return -1
+		}
+		return unicode.ReplacementChar
+	}, strings.ToValidUTF8(text, string(unicode.ReplacementChar)))
 }
 
 func pullError(err error) error {
@@ -54,6 +82,8 @@ func pullError(err error) error {
 		code = codeImageAccessDenied
 	case errdefs.IsNotFound(err), errdefs.IsInvalidArgument(err), errdefs.IsFailedPrecondition(err):
 		code = codeInvalidImage
+	case errdefs.IsResourceExhausted(err):
+		code = codeCapacity
 	}
 	return &startError{code: code, reason: err.Error(), class: err}
 }
@@ -91,12 +121,17 @@ func initTimeout(limit time.Duration, output string) error {
 
 // exitError is a process that ended before it was ready.
 func exitError(exit sandbox.Exit, output string) error {
+	if why, is := strings.CutPrefix(strings.TrimSpace(output), sandbox.NotStarted); is && !strings.Contains(why, "\n") {
+		switch exit.Code {
+		case sandbox.ExitNoDirectory:
+			return ownFault(codeInvalidDirectory, "Runtime.InvalidWorkingDir: "+why, "")
+		case sandbox.ExitNotExecutable, sandbox.ExitNotFound:
+			return ownFault(codeInvalidEntryPoint, "Runtime.InvalidEntrypoint: "+why, "")
+		}
+	}
 	code := codeRuntimeInitError
-	switch {
-	case exit.OOMKilled:
+	if exit.OOMKilled {
 		code = codeInitResourceExhaust
-	case exit.Code == 126 || exit.Code == 127:
-		code = codeInvalidEntryPoint
 	}
 	e := runtimeapi.Exit{Code: exit.Code, OutOfMemory: exit.OOMKilled}
 	return ownFault(code, e.Type()+": "+e.String(), output)

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,8 +39,11 @@ func NewOutput(log *slog.Logger) *Output {
 type tail struct {
 	attrs []any
 
-	mu      sync.Mutex // guards the fields below
+	mu sync.Mutex // guards the fields below
+	// text is cut at the front; cut says that what it begins with is not the
+	// beginning of a line.
 	text    []byte
+	cut     bool
 	second  int64
 	lines   int
 	dropped int
@@ -68,10 +72,7 @@ func (o *Output) Line(id sandbox.ID, stream sandbox.Stream, line []byte) {
 func (t *tail) add(line []byte, second int64) (admitted bool, dropped int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.text = append(append(t.text, line[max(0, len(line)-tailBytes):]...), '\n')
-	if extra := len(t.text) - tailBytes; extra > 0 {
-		t.text = append(t.text[:0], t.text[extra:]...)
-	}
+	t.keep(line)
 	if second != t.second {
 		dropped = t.dropped
 		t.second, t.lines, t.dropped = second, 0, 0
@@ -81,6 +82,18 @@ func (t *tail) add(line []byte, second int64) (admitted bool, dropped int) {
 		return false, dropped
 	}
 	return true, dropped
+}
+
+// keep adds a line to the text. One that is too long alone keeps its end.
+func (t *tail) keep(line []byte) {
+	t.text = append(t.text, line[max(0, len(line)-tailBytes):]...)
+	t.text = append(t.text, '\n')
+	extra := len(t.text) - tailBytes
+	if extra <= 0 {
+		return
+	}
+	t.cut = t.text[extra-1] != '\n'
+	t.text = append(t.text[:0], t.text[extra:]...)
 }
 
 // follow starts keeping the output of a sandbox.
@@ -99,7 +112,8 @@ func (o *Output) forget(id sandbox.ID) {
 	delete(o.tails, id)
 }
 
-// last is the end of what a sandbox printed.
+// last is the end of what a sandbox printed: whole lines, but for a line that is
+// too long alone.
 func (o *Output) last(id sandbox.ID) string {
 	o.mu.RLock()
 	t := o.tails[id]
@@ -109,5 +123,9 @@ func (o *Output) last(id sandbox.ID) string {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return string(t.text)
+	text := string(t.text)
+	if _, rest, more := strings.Cut(text, "\n"); t.cut && more && rest != "" {
+		return rest
+	}
+	return text
 }

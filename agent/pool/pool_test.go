@@ -354,7 +354,10 @@ func TestFailedStartsSayWhyAndBackOff(t *testing.T) {
 			return code
 		}
 	}
-	hangs := func(ctx context.Context, _ *fake.Process) int { <-ctx.Done(); return 143 }
+	missing := func(_ context.Context, p *fake.Process) int {
+		_, _ = fmt.Fprintln(p.Stderr, "hearth-init: Couldn't find valid bootstrap(s): [/x]")
+		return 127
+	}
 	for _, c := range []struct {
 		name    string
 		program fake.Program
@@ -365,7 +368,7 @@ func TestFailedStartsSayWhyAndBackOff(t *testing.T) {
 		{"init error", initError, nil, "FunctionError.RuntimeInitError", "Runtime.NoHandler: h is missing; the last it printed:\ncannot find handler"},
 		{"exit", exits(3), nil, "FunctionError.RuntimeInitError", "Runtime.ExitError: Runtime exited with error: exit status 3; the last it printed:\nbye"},
 		{"exit zero", exits(0), nil, "FunctionError.RuntimeInitError", "Runtime.ExitError: Runtime exited without providing a reason; the last it printed:\nbye"},
-		{"no entry point", exits(127), nil, "FunctionError.InvalidEntryPoint", "Runtime.ExitError: Runtime exited with error: exit status 127; the last it printed:\nbye"},
+		{"no entry point", missing, nil, "FunctionError.InvalidEntryPoint", "Runtime.InvalidEntrypoint: Couldn't find valid bootstrap(s): [/x]"},
 		{"timeout", hangs, nil, "FunctionError.InitTimeout", "runtime did not ask for its first invocation within 5s"},
 		{"image", serves, func(w *world, _ *codeStub) {
 			w.host.Fail(fake.Pull, fmt.Errorf("no such image: %w", errdefs.ErrNotFound), 100)
@@ -382,6 +385,44 @@ func TestFailedStartsSayWhyAndBackOff(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				failsThenRecovers(t, c.program, c.prepare, c.code, c.reason)
 			})
+		})
+	}
+}
+
+// hangs prints and never asks for an invocation.
+func hangs(ctx context.Context, p *fake.Process) int {
+	_, _ = fmt.Fprintln(p.Stdout, "connecting to the database")
+	<-ctx.Done()
+	return 143
+}
+
+// TestARuntimeHasItsWholeInitTimeout: 130 seconds, or what the function's own
+// timeout allows, and not a moment less.
+func TestARuntimeHasItsWholeInitTimeout(t *testing.T) {
+	for _, limit := range []time.Duration{130 * time.Second, 15 * time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			defer w.close()
+			w.image("image", hangs)
+			a := assignment("e-1")
+			a.InitTimeout = limit
+			w.apply(set(1, a))
+			time.Sleep(limit - 100*time.Millisecond)
+			synctest.Wait()
+			w.want(map[agent.EnvironmentID]agent.EnvironmentState{"e-1": agent.StateStarting})
+			time.Sleep(3 * time.Second) // it has 2 to end
+			synctest.Wait()
+			s := w.pool.Statuses()[0]
+			want := fmt.Sprintf("runtime did not ask for its first invocation within %v; the last it printed:\nconnecting to the database", limit)
+			if s.State != agent.StateFailed || s.ReasonCode != "FunctionError.InitTimeout" || s.Reason != want || s.Failures != 1 {
+				t.Errorf("got %+v", s)
+			}
+			w.apply(set(2))
+			time.Sleep(limit)
+			synctest.Wait()
+			if left := w.host.Sandboxes(); len(left) != 0 {
+				t.Errorf("left: %v", left)
+			}
 		})
 	}
 }

@@ -1,8 +1,11 @@
 package pool
 
 import (
+	"bytes"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -110,8 +113,13 @@ func TestOutputKeepsTheEndAndBoundsTheLog(t *testing.T) {
 	if n := logged.count(); n < linesPerSecond || n > 2*linesPerSecond+2 {
 		t.Errorf("got %d lines", n)
 	}
-	if last := o.last("s"); len(last) != tailBytes || last[len(last)-8:] != "the end\n" {
+	last := o.last("s")
+	if len(last) <= tailBytes-11 || len(last) > tailBytes || last[:11] != "0123456789\n" || last[len(last)-8:] != "the end\n" {
 		t.Errorf("got %d bytes: %q", len(last), last)
+	}
+	o.Line("s", sandbox.Stdout, bytes.Repeat([]byte("é"), 100_000))
+	if last := o.last("s"); len(last) != tailBytes || !strings.HasSuffix(printable(last), "é\n") || !utf8.ValidString(printable(last)) {
+		t.Errorf("of one endless line: got %d bytes: %.20q", len(last), last)
 	}
 	o.forget("s")
 	if o.last("s") != "" {
