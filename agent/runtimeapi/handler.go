@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hearth-compute/hearth/agent"
 )
@@ -168,7 +169,7 @@ func (a *API) response(id string, w http.ResponseWriter, r *http.Request) {
 // streaming runtimes put into trailers.
 func outcome(r *http.Request, body []byte) agent.Outcome {
 	out := agent.Outcome{ContentType: r.Header.Get("Content-Type"), Payload: body}
-	if len(out.ContentType) > maxContentType {
+	if len(out.ContentType) > maxContentType || !utf8.ValidString(out.ContentType) {
 		out.ContentType = contentTypeJSON
 	}
 	errorType := r.Trailer.Get(headerErrorType)
@@ -250,8 +251,8 @@ func parseInitError(headerType string, body []byte) InitError {
 		doc.Type = knownType(headerType)
 	}
 	const enough = 2 << 10
-	doc.Type = doc.Type[:min(len(doc.Type), 128)]
-	doc.Message = doc.Message[:min(len(doc.Message), enough)]
+	doc.Type = strings.ToValidUTF8(doc.Type[:min(len(doc.Type), 128)], "\uFFFD")
+	doc.Message = strings.ToValidUTF8(doc.Message[:min(len(doc.Message), enough)], "\uFFFD")
 	return InitError{Type: doc.Type, Message: doc.Message}
 }
 

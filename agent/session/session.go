@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -165,9 +166,10 @@ func (s *Session) stream(ctx context.Context, c *control, nudge <-chan struct{})
 		return errgrpc.ToNative(err) // after EOF Recv says why
 	}
 	s.cfg.Log.InfoContext(ctx, "session open", "control", c.address)
+	var malformed atomic.Pointer[string] // what is wrong with the last set, if it is no set
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.report(ctx, stream, nudge) })
-	g.Go(func() error { return s.receive(stream) })
+	g.Go(func() error { return s.report(ctx, stream, nudge, &malformed) })
+	g.Go(func() error { return s.receive(stream, &malformed) })
 	return g.Wait()
 }
 
@@ -181,7 +183,7 @@ func (s *Session) register() *agentv1.Register {
 }
 
 // receive applies every set the control service sends.
-func (s *Session) receive(stream agentv1.AgentService_SessionClient) error {
+func (s *Session) receive(stream agentv1.AgentService_SessionClient, malformed *atomic.Pointer[string]) error {
 	for {
 		m, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -194,18 +196,30 @@ func (s *Session) receive(stream agentv1.AgentService_SessionClient) error {
 		if set == nil {
 			continue // of a newer version
 		}
-		if err := s.cfg.Node.Apply(setFromProto(set)); err != nil {
+		err = checkSet(set)
+		malformed.Store(nil)
+		if err != nil {
+			malformed.Store(new(err.Error()))
+			s.Nudge()
+		} else {
+			err = s.cfg.Node.Apply(setFromProto(set))
+		}
+		if err != nil {
 			s.cfg.Log.Warn("desired set refused", "epoch", set.GetEpoch(), "generation", set.GetGeneration(), "err", err)
 		}
 	}
 }
 
 // report sends the state of the instance every second and after changes.
-func (s *Session) report(ctx context.Context, stream agentv1.AgentService_SessionClient, nudge <-chan struct{}) error {
+func (s *Session) report(ctx context.Context, stream agentv1.AgentService_SessionClient, nudge <-chan struct{}, malformed *atomic.Pointer[string]) error {
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
 	for {
-		m := &agentv1.SessionRequest_Report{Report: reportToProto(s.cfg.Node.Report())}
+		report := s.cfg.Node.Report()
+		if why := malformed.Load(); why != nil {
+			report.Refused = *why
+		}
+		m := &agentv1.SessionRequest_Report{Report: reportToProto(report)}
 		if err := stream.Send(&agentv1.SessionRequest{Message: m}); err != nil {
 			if errors.Is(err, io.EOF) {
 				return nil // receive says why

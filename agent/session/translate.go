@@ -28,8 +28,8 @@ func DecodeAssignment(b []byte) (agent.Assignment, error) {
 	if err := proto.Unmarshal(b, &m); err != nil {
 		return agent.Assignment{}, fmt.Errorf("decoding an assignment: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	if m.GetEnvironmentId() == "" {
-		return agent.Assignment{}, fmt.Errorf("decoding an assignment: environment id missing: %w", errdefs.ErrInvalidArgument)
+	if !validIdentifier(m.GetEnvironmentId()) {
+		return agent.Assignment{}, fmt.Errorf("decoding an assignment: bad environment id %.64q: %w", m.GetEnvironmentId(), errdefs.ErrInvalidArgument)
 	}
 	return assignmentFromProto(&m), nil
 }
@@ -168,7 +168,7 @@ func reportToProto(r agent.Report) *agentv1.Report {
 		At:         timestamppb.New(r.At),
 		Epoch:      r.Epoch,
 		Generation: r.Generation,
-		Refused:    r.Refused,
+		Refused:    text(r.Refused, maxReason),
 		Stopping:   r.Stopping,
 		Host: &agentv1.HostHeat{
 			UsedMilliCpu: int64(r.Host.CPU), UsedMemoryBytes: int64(r.Host.Memory),
@@ -189,8 +189,8 @@ func statusToProto(e agent.EnvironmentStatus) *agentv1.EnvironmentReport {
 		FunctionArn:     e.FunctionARN,
 		Revision:        e.Revision,
 		State:           stateToProto(e.State),
-		ReasonCode:      e.ReasonCode,
-		Reason:          e.Reason,
+		ReasonCode:      text(e.ReasonCode, maxName),
+		Reason:          text(e.Reason, maxReason),
 		Failures:        int32(e.Failures), //nolint:gosec // one every 30 s at most
 		SandboxId:       e.Sandbox,
 		Since:           timestamppb.New(e.Since),
@@ -208,8 +208,8 @@ func registrationToProto(r Registration) *agentv1.Register {
 		ProcessId:        r.ProcessID,
 		Allocatable:      resourcesToProto(r.Allocatable),
 		Architecture:     r.Architecture,
-		Zone:             r.Zone,
-		CapacityProvider: r.CapacityProvider,
-		Hostname:         r.Hostname,
+		Zone:             text(r.Zone, maxName),
+		CapacityProvider: text(r.CapacityProvider, maxName),
+		Hostname:         text(r.Hostname, maxName),
 	}
 }
