@@ -70,8 +70,9 @@ type Runtime interface {
 
 	// Watch delivers events until ctx is cancelled, then returns nil. Each
 	// sandbox that stops while somebody watches, or had stopped when watching
-	// began, is delivered at least once. deliver is called from one goroutine
-	// and must not call back into the driver.
+	// began, is delivered at least once, after all that it printed, unless that
+	// takes unusually long. deliver is called from one goroutine and must not
+	// call back into the driver.
 	Watch(ctx context.Context, deliver func(Event)) error
 
 	// Listen opens a TCP listener inside the sandbox's network namespace that

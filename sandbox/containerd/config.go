@@ -1,6 +1,8 @@
 package containerd
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -144,6 +146,13 @@ func (c Config) resolvConf() string { return c.dir("resolv.conf") }
 func (c Config) leaseDir() string   { return c.dir("cni", "ipam") }
 func (c Config) cniCache() string   { return c.dir("cni", "cache") }
 func (Config) ownDirs() []string    { return []string{"netns", "tmp", "sandboxes", "cni"} }
+
+// shimSocket is where containerd put the socket of a sandbox's shim, which it
+// leaves there when the shim is killed.
+func (c Config) shimSocket(id sandbox.ID) string {
+	sum := sha256.Sum256([]byte(filepath.Join(c.Address, c.Namespace, string(id))))
+	return filepath.Join(defaults.DefaultStateDir, "s", hex.EncodeToString(sum[:]))
+}
 
 func (c Config) fifos(id sandbox.ID) (o, e string) {
 	return filepath.Join(c.sandboxDir(id), "stdout"), filepath.Join(c.sandboxDir(id), "stderr")

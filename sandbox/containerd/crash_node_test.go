@@ -87,6 +87,10 @@ func TestKillOfTheShimIsAnExitAndRemovable(t *testing.T) {
 	exits := watched(t, w.Driver)
 	w.answers(t, "victim", 1, "stubborn")
 	before := snapshot(t, w.cfg)
+	socket := w.ShimSocket("victim")
+	if _, err := os.Stat(socket); err != nil {
+		t.Fatalf("a running sandbox has no socket of its shim, the test proves nothing: %v", err)
+	}
 	shim := parent(t, status(t, w.Driver, "victim").PID)
 	if err := syscall.Kill(shim, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -103,6 +107,9 @@ func TestKillOfTheShimIsAnExitAndRemovable(t *testing.T) {
 		if strings.Contains(line, "victim") {
 			t.Errorf("left behind: %s", line)
 		}
+	}
+	if _, err := os.Stat(socket); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("left behind: %s: %v", socket, err)
 	}
 	if len(before) == 0 {
 		t.Error("the snapshot before saw nothing: the test proves nothing")

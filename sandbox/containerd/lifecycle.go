@@ -141,6 +141,9 @@ func (d *Driver) purge(ctx context.Context, id sandbox.ID) error {
 	if err := d.deleteTask(ctx, id); err != nil {
 		return fmt.Errorf("task: %w", err)
 	}
+	if err := os.Remove(d.cfg.shimSocket(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("socket of the shim: %w", err)
+	}
 	err := d.client.SnapshotService(d.cfg.Snapshotter).Remove(ctx, name)
 	if err := unlessNotFound(err); err != nil {
 		return fmt.Errorf("snapshot: %w", err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/containerd/containerd/v2/pkg/cio"
 
@@ -112,6 +113,27 @@ func (d *Driver) drain(ctx context.Context, id sandbox.ID) {
 	case <-ctx.Done():
 		o.io.Cancel()
 		<-o.done
+	}
+}
+
+// heardLimit bounds waiting for the last words of a process that has ended,
+// which come by another way than the news of its end, within milliseconds.
+const heardLimit = 500 * time.Millisecond
+
+// heard waits until all that an ended process printed has been delivered.
+func (d *Driver) heard(ctx context.Context, id sandbox.ID) {
+	d.mu.Lock()
+	o := d.outputs[id]
+	d.mu.Unlock()
+	if o == nil {
+		return
+	}
+	limit := time.NewTimer(heardLimit)
+	defer limit.Stop()
+	select {
+	case <-o.done:
+	case <-limit.C:
+	case <-ctx.Done():
 	}
 }
 

@@ -62,7 +62,7 @@ func (w *watcher) follow(ctx context.Context) error {
 		case err := <-broken:
 			return err
 		case e := <-heard:
-			w.exited(e)
+			w.exited(ctx, e)
 		case <-timer.C:
 			if err := w.scan(ctx); err != nil {
 				return err
@@ -92,7 +92,7 @@ func (w *watcher) scan(ctx context.Context) error {
 	return nil
 }
 
-func (w *watcher) exited(e *events.Envelope) {
+func (w *watcher) exited(ctx context.Context, e *events.Envelope) {
 	if e.Namespace != w.d.cfg.Namespace {
 		return
 	}
@@ -109,5 +109,6 @@ func (w *watcher) exited(e *events.Envelope) {
 		return // a Create that failed
 	}
 	w.told[id] = true
+	w.d.heard(ctx, id)
 	w.deliver(sandbox.Event{ID: id, Exit: w.d.exit(id, int(exit.ExitStatus), exit.ExitedAt.AsTime())})
 }
