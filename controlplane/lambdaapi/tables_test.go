@@ -65,6 +65,18 @@ func TestEveryOperationThatIsNotServedIsNamed(t *testing.T) {
 	}
 }
 
+func TestAStateSaysWhetherAnOperationIsServed(t *testing.T) {
+	t.Parallel()
+	for _, op := range bare().operations() {
+		if served := op.state == Works || op.state == StoredOnly; served != (op.handle != nil) {
+			t.Errorf("%s has the state %q, and served is %t", op.name(), op.state, op.handle != nil)
+		}
+		if op.state == "" || op.handle == nil && op.note == "" {
+			t.Errorf("%s has the state %q and the note %q", op.name(), op.state, op.note)
+		}
+	}
+}
+
 func TestEveryClassHasARow(t *testing.T) {
 	t.Parallel()
 	for class, want := range map[error]struct {
