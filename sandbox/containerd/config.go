@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/errdefs"
 
 	"github.com/hearth-compute/hearth/sandbox"

@@ -19,3 +19,6 @@ func (d *Driver) HalfCreate(ctx context.Context, id sandbox.ID) error {
 		d.makeTmp(ctx, id, 1<<20),
 	)
 }
+
+// ShimSocket is where containerd has the socket of a sandbox's shim.
+func (d *Driver) ShimSocket(id sandbox.ID) string { return d.cfg.shimSocket(id) }
