@@ -5,12 +5,15 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -139,52 +142,188 @@ func (s *stack) allReady(limit time.Duration) {
 	})
 }
 
-// TestKilledFunctionIsReplaced: kill -9 of a function's process. Invokes on
-// the others go on without an error; the environment comes back.
-func TestKilledFunctionIsReplaced(t *testing.T) {
+// part is a process of an environment, found from that of the function.
+type part struct {
+	name string
+	// command begins its command line.
+	command string
+	// above is how many generations it is above the function's process.
+	above int
+}
+
+// TestKilledPartsOfAnEnvironmentAreReplaced: kill -9 of a function's process, of
+// the init process above it, of the shim above that. The invokes that ran there
+// are answered at once with Runtime.ExitError, those on the others go on, the
+// environment comes back, and nothing is left of the one that died.
+func TestKilledPartsOfAnEnvironmentAreReplaced(t *testing.T) {
 	s := up(t)
 	s.provider("subnet-a", "subnet-b", "subnet-c")
 	s.function(concurrency(4))
+	for _, p := range []part{
+		{"runtime", "/var/task/bootstrap", 0},
+		{"init", "/.hearth/init", 1},
+		{"shim", "containerd-shim", 2},
+	} {
+		s.step(p.name, func() { s.killPart(p) })
+	}
+}
+
+// killPart kills one part of one of three environments that run two invokes each.
+func (s *stack) killPart(p part) {
+	t := s.t
+	const sleep = 5 * time.Second
+	s.allReady(20 * time.Second)
 	var wg sync.WaitGroup
 	var failed, ok atomic.Int64
+	var killed atomic.Pointer[time.Time]
 	for range 6 {
 		wg.Go(func() {
-			_, out, err := s.invoke(t.Context(), event{SleepMS: 7000})
-			switch {
+			_, out, err := s.invoke(t.Context(), event{SleepMS: int(sleep.Milliseconds())})
+			switch at := killed.Load(); {
 			case err == nil:
 				ok.Add(1)
-			case out != nil && strings.Contains(string(out.Payload), "Runtime.ExitError"):
-				failed.Add(1)
-			default:
+			case at == nil || out == nil || !strings.Contains(string(out.Payload), "Runtime.ExitError"):
 				t.Errorf("unexpected: %v", err)
+			default:
+				failed.Add(1)
+				if waited := time.Since(*at); waited > 2*time.Second {
+					t.Errorf("a caller heard %v after the kill", waited)
+				} else {
+					t.Logf("a caller heard %v after the kill", waited.Round(time.Millisecond))
+				}
 			}
 		})
 	}
-	s.eventually(6*time.Second, "six invokes in flight", func() error {
-		n := 0
-		for _, e := range s.ps() {
-			n += e.InFlight
-		}
-		if n != 6 {
-			return fmt.Errorf("%d are", n)
+	s.eventually(sleep-time.Second, "six invokes in flight", s.inFlight(6))
+	runtime := s.functions()[0]
+	victim := runtime
+	for range p.above {
+		victim = parent(t, victim)
+	}
+	if got := commandLine(victim); !strings.Contains(got, p.command) {
+		t.Fatalf("process %d is %q, want %s", victim, got, p.command)
+	}
+	dead := sandboxOf(t, runtime)
+	before := s.traces(dead)
+	if len(before) < 5 {
+		t.Fatalf("there are only %q of a running sandbox: the test proves nothing", before)
+	}
+	begin := time.Now()
+	killed.Store(&begin)
+	kill(t, victim)
+	s.eventually(20*time.Second, "another process", func() error { return replaced(s.functions(), runtime) })
+	s.allReady(20 * time.Second)
+	t.Logf("three ready again %v after the kill of %s", time.Since(begin).Round(time.Millisecond), p.name)
+	wg.Wait()
+	if failed.Load() != 2 || ok.Load() != 4 {
+		t.Errorf("%d invokes failed and %d succeeded; want the 2 of the killed environment and the 4 of the others", failed.Load(), ok.Load())
+	}
+	s.eventually(10*time.Second, "all trace of the dead sandbox to go", func() error {
+		if left := s.traces(dead); len(left) > 0 {
+			return fmt.Errorf("left:\n  %s", strings.Join(left, "\n  "))
 		}
 		return nil
 	})
-	begin := time.Now()
-	victim := s.functions()[0]
-	kill(t, victim)
-	s.eventually(20*time.Second, "another process", func() error { return replaced(s.functions(), victim) })
-	s.allReady(20 * time.Second)
-	t.Logf("three ready again %v after the kill", time.Since(begin).Round(time.Millisecond))
-	wg.Wait()
-	if failed.Load() != 2 || ok.Load() != 4 {
-		t.Errorf("%d invokes failed and %d succeeded; want the 2 of the killed process and the 4 of the others", failed.Load(), ok.Load())
-	}
 	for range 12 {
 		if _, _, err := s.invoke(t.Context(), event{}); err != nil {
 			t.Error(err)
 		}
 	}
+}
+
+// inFlight says whether n invokes run, as hearth ps knows.
+func (s *stack) inFlight(n int) func() error {
+	return func() error {
+		sum := 0
+		for _, e := range s.ps() {
+			sum += e.InFlight
+		}
+		if sum != n {
+			return fmt.Errorf("%d are in flight", sum)
+		}
+		return nil
+	}
+}
+
+// parent is the process that started pid.
+func parent(t *testing.T, pid int) int {
+	t.Helper()
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(content), ") ")
+	ppid, err := strconv.Atoi(strings.Fields(rest)[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ppid
+}
+
+func commandLine(pid int) string {
+	content, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return strings.ReplaceAll(string(content), "\x00", " ")
+}
+
+// sandboxOf is the id of the sandbox a process runs in: the last part of its
+// cgroup's name.
+func sandboxOf(t *testing.T, pid int) string {
+	t.Helper()
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`/sandbox-(\S+)`).FindSubmatch(content)
+	if found == nil {
+		t.Fatalf("process %d is in no sandbox: %s", pid, content)
+	}
+	return string(found[1])
+}
+
+// traces is what there is of a sandbox on this machine: what leftovers finds,
+// and what containerd keeps outside of its database.
+func (s *stack) traces(sandbox string) []string {
+	s.t.Helper()
+	var found []string
+	for _, line := range s.left() {
+		if strings.Contains(line, sandbox) {
+			found = append(found, line)
+		}
+	}
+	for _, root := range []string{"/run/containerd", filepath.Dir(s.scope.Containerd)} {
+		dirs, err := filepath.Glob(filepath.Join(root, "*", "io.containerd.runtime.v2.task", "*", sandbox))
+		more, merr := filepath.Glob(filepath.Join(root, "io.containerd.runtime.v2.task", "*", sandbox))
+		if err := errors.Join(err, merr); err != nil {
+			s.t.Fatal(err)
+		}
+		found = append(append(found, dirs...), more...)
+	}
+	for _, instance := range s.instances() {
+		// As containerd names the socket of a shim.
+		sum := sha256.Sum256([]byte(filepath.Join(s.scope.Containerd, "hearth-"+instance, sandbox)))
+		socket := "/run/containerd/s/" + hex.EncodeToString(sum[:])
+		if _, err := os.Stat(socket); err == nil {
+			found = append(found, "shim socket "+socket)
+		}
+	}
+	slices.Sort(found)
+	return slices.Compact(found)
+}
+
+// instances are the ids of the local fleet's instances.
+func (s *stack) instances() []string {
+	s.t.Helper()
+	entries, err := os.ReadDir(filepath.Join(s.dir, "instances"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var ids []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "i-") {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids
 }
 
 // TestKilledAgentComesBack: kill -9 of an agent while invokes run. Those it

@@ -19,6 +19,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -84,6 +86,7 @@ type stack struct {
 	api      string
 	metrics  string
 	operator string
+	agents   string // where they dial
 	lambda   *lambda.Client
 	cmd      *exec.Cmd
 	exited   chan error
@@ -92,27 +95,57 @@ type stack struct {
 	log      *os.File
 }
 
+// option changes a stack before it starts.
+type option func(*stack)
+
+// dataIn is a data directory, or a place for one, of the test's choice.
+func dataIn(dir string) option { return func(s *stack) { s.dir = dir } }
+
+// alsoIn is a further directory that files of the stack end up in.
+func alsoIn(dir string) option {
+	return func(s *stack) { s.scope.DataDirs = append(s.scope.DataDirs, dir) }
+}
+
+// onContainerd is another containerd than that of the machine.
+func onContainerd(address string) option {
+	return func(s *stack) {
+		s.scope.Containerd = address
+		s.flags = append(s.flags, "--containerd-address", address)
+	}
+}
+
+// pools counts the stacks of this process: no two may share addresses. The
+// first is not always the same: others may use this machine.
+var pools = sync.OnceValue(func() *atomic.Int64 {
+	n := new(atomic.Int64)
+	n.Store(rand.Int64N(100))
+	return n
+})
+
 // up starts a stack. It is stopped at the end of the test, which fails if
 // anything is left.
-func up(t *testing.T) *stack {
+func up(t *testing.T, options ...option) *stack {
 	t.Helper()
 	if why := missing(); why != "" {
 		t.Skip(why)
 	}
-	dir := filepath.Join(t.TempDir(), "data")
-	// Not the default pool, and not always the same: others may use this machine.
-	pool := fmt.Sprintf("10.%d.0.0/16", 100+rand.IntN(100))
-	s := &stack{t: t, dir: dir, scope: leftovers.Scope{
-		Containerd: containerdSocket, Prefix: "hearth", DataDirs: []string{dir}, Cgroups: []string{"/hearth"},
+	pool := fmt.Sprintf("10.%d.0.0/16", 100+pools().Add(1)%100)
+	s := &stack{t: t, dir: filepath.Join(t.TempDir(), "data"), scope: leftovers.Scope{
+		Containerd: containerdSocket, Prefix: "hearth", Cgroups: []string{"/hearth"},
 		Subnets: []netip.Prefix{netip.MustParsePrefix(pool)},
 	}}
+	for _, o := range options {
+		o(s)
+	}
+	s.scope.DataDirs = append(s.scope.DataDirs, s.dir)
 	s.before = s.left()
 	ports := freeAddresses(t, 4)
 	s.api, s.operator, s.metrics = "http://"+ports[0], ports[2], "http://"+ports[3]
-	s.flags = []string{
-		"up", "--data-dir", dir, "--listen", ports[0], "--agent-listen", ports[1], "--operator-listen", ports[2],
+	s.agents = ports[1]
+	s.flags = append([]string{
+		"up", "--data-dir", s.dir, "--listen", ports[0], "--agent-listen", ports[1], "--operator-listen", ports[2],
 		"--metrics-listen", ports[3], "--local-subnet-pool", pool, "--runtime-image", "provided.al2023=builtin:static",
-	}
+	}, s.flags...)
 	s.lambda = lambda.New(lambda.Options{
 		Region: region, BaseEndpoint: aws.String(s.api),
 		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
@@ -133,6 +166,16 @@ func up(t *testing.T) *stack {
 		}
 	})
 	return s
+}
+
+// step is a subtest on the stack of its test.
+func (s *stack) step(name string, run func()) {
+	whole := s.t
+	whole.Run(name, func(t *testing.T) {
+		s.t = t
+		defer func() { s.t = whole }()
+		run()
+	})
 }
 
 func freeAddresses(t *testing.T, n int) []string {
@@ -218,7 +261,7 @@ func (s *stack) ours(lines leftovers.State) []string {
 	var mine []string
 	for _, line := range lines {
 		name := strings.ReplaceAll(line, "hearth_i_", "hearth-i-") // nftables names
-		known := strings.Contains(line, s.dir) || strings.HasPrefix(line, "route ") || strings.HasPrefix(line, "interface ") ||
+		known := slices.ContainsFunc(s.scope.DataDirs, func(dir string) bool { return strings.Contains(line, dir) }) || strings.HasPrefix(line, "route ") || strings.HasPrefix(line, "interface ") ||
 			slices.ContainsFunc(ids, func(id string) bool { return strings.Contains(name, id) })
 		if known || strings.HasPrefix(line, "cgroup ") && strings.HasSuffix(line, "/hearth") && !others {
 			mine = append(mine, line)
