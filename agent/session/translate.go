@@ -76,10 +76,10 @@ func assignmentFromProto(m *agentv1.Assignment) agent.Assignment {
 		Image: agent.Image{
 			Ref: m.GetImage().GetReference(), Username: m.GetImage().GetUsername(), Password: m.GetImage().GetPassword(),
 		},
-		Code:             agent.Code{SHA256: m.GetCode().GetSha256(), Size: agent.Bytes(m.GetCode().GetSizeBytes())},
-		Handler:          m.GetHandler(),
-		Runtime:          m.GetRuntime(),
-		OnDemand:         m.GetOnDemand(),
+		Code:     agent.Code{SHA256: m.GetCode().GetSha256(), Size: agent.Bytes(m.GetCode().GetSizeBytes())},
+		Handler:  m.GetHandler(),
+		Runtime:  m.GetRuntime(),
+		OnDemand: m.GetOnDemand(),
 		ImageConfig: agent.ImageConfig{
 			EntryPoint: m.GetImageConfig().GetEntryPoint(), Command: m.GetImageConfig().GetCommand(),
 			WorkingDirectory: m.GetImageConfig().GetWorkingDirectory(),

@@ -100,7 +100,7 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request, b *bounds) (conten
 	}
 	if err != nil {
 		s.bodies.give(held)
-		return nil, 0, cut(w, r.Context(), err)
+		return nil, 0, cut(w, r, err)
 	}
 	if rest := b.weight * (most - int64(len(content))); rest > 0 {
 		s.bodies.give(rest)
@@ -162,11 +162,11 @@ func discard(w http.ResponseWriter, r *http.Request, limit int64) {
 }
 
 // cut is the error of a body that ended early, or came too slowly.
-func cut(w http.ResponseWriter, ctx context.Context, err error) error {
+func cut(w http.ResponseWriter, r *http.Request, err error) error {
 	if _, ok := errors.AsType[*exception](err); ok {
 		return err
 	}
-	if ctx.Err() != nil {
+	if ctx := r.Context(); ctx.Err() != nil {
 		return fmt.Errorf("reading the request: %w", context.Cause(ctx))
 	}
 	w.Header().Set("Connection", "close")

@@ -167,13 +167,11 @@ func unhandled(status int) []byte {
 	text, _ := json.Marshal(map[string]string{"Type": "User", "message": message}) // strings do not fail
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", status, http.StatusText(status))
-	for _, header := range [...][2]string{
-		{"Content-Type", "application/json"}, {"Content-Length", strconv.Itoa(len(text))}, {"Connection", "close"},
-		{"Date", time.Now().UTC().Format(http.TimeFormat)}, {"X-Amzn-Requestid", uuid.NewString()},
-		{"X-Amzn-Errortype", "MalformedHttpRequestException"},
-	} {
-		b.WriteString(header[0] + ": " + header[1] + "\r\n")
-	}
+	_ = http.Header{
+		"Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(len(text))}, "Connection": {"close"},
+		"Date": {time.Now().UTC().Format(http.TimeFormat)}, "X-Amzn-Requestid": {uuid.NewString()},
+		"X-Amzn-Errortype": {"MalformedHttpRequestException"},
+	}.Write(&b) // buffers do not fail either
 	b.WriteString("\r\n")
 	b.Write(text)
 	return b.Bytes()

@@ -103,7 +103,7 @@ func (c *call) handle(w http.ResponseWriter, r *http.Request, status int) error 
 }
 
 // upload is an operation whose requests carry code.
-func (s *Server) upload(op operation) operation {
+func (*Server) upload(op operation) operation {
 	op.bounds.limit = maxCodeRequest
 	return op
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/hearth-compute/hearth/controlplane"
+	"github.com/hearth-compute/hearth/controlplane/lambdaapi"
 )
 
 // Config is everything hearth-control can be told. Fields say their flag.
@@ -37,6 +38,9 @@ type Config struct {
 	// DefaultProvider is the capacity provider of functions that name none
 	// (--default-capacity-provider); empty means that they are refused.
 	DefaultProvider string
+	// BodyMemory bounds what request bodies take of memory at once; 0 means a
+	// quarter of it (--body-memory).
+	BodyMemory controlplane.Bytes
 	// RuntimeImages override or add to the images of runtimes (--runtime-image).
 	RuntimeImages map[string]string
 	Local         LocalConfig
@@ -119,6 +123,9 @@ func (c *Config) Validate() error {
 }
 
 func (c *Config) validateListeners(fault func(flag, format string, args ...any)) {
+	if c.BodyMemory != 0 && c.BodyMemory < lambdaapi.LeastBodyMemory {
+		fault("body-memory", "%d bytes are less than the %d the largest request takes", c.BodyMemory, lambdaapi.LeastBodyMemory)
+	}
 	for _, l := range []struct{ flag, addr string }{
 		{"listen", c.Listen}, {"operator-listen", c.OperatorListen}, {"metrics-listen", c.MetricsListen},
 	} {

@@ -42,6 +42,7 @@ func TestEachMistakeNamesItsFlag(t *testing.T) {
 		{"--account-id", func(c *server.Config) { c.AccountID = "12" }},
 		{"--region", func(c *server.Config) { c.Region = "nowhere" }},
 		{"--default-capacity-provider", func(c *server.Config) { c.DefaultProvider = "a b" }},
+		{"--body-memory", func(c *server.Config) { c.BodyMemory = 1 << 20 }},
 		{"--runtime-image", func(c *server.Config) { c.RuntimeImages = map[string]string{"x": ""} }},
 		{"--local-instance-vcpu", func(c *server.Config) { c.Local.VCPU = 0 }},
 		{"--local-instance-memory", func(c *server.Config) { c.Local.Memory = 1 }},

@@ -53,7 +53,7 @@ type Server struct {
 	loop      *reconcile.Loop
 	// loops run until shutdown.
 	loops    []func(context.Context) error
-	api      *http.Server
+	api      *lambdaapi.Server
 	aux      *http.Server // metrics and probes
 	operator *grpc.Server
 	// Listeners of the above.
@@ -155,20 +155,19 @@ func (s *Server) wire(cfg Config) error {
 	if err := s.wireLoop(cfg, tokens, route, images, agentLis.Addr().String()); err != nil {
 		return err
 	}
-	handler, err := lambdaapi.New(lambdaapi.Config{
+	s.api, err = lambdaapi.New(lambdaapi.Config{
 		AccountID: cfg.AccountID, Region: cfg.Region, Strict: cfg.Strict,
 		DefaultProvider: controlplane.ProviderName(cfg.DefaultProvider),
 		DB:              s.db, Artifacts: s.artifacts, Invoker: route, Changed: s.loop.Changed,
-		Runtimes: images.known, Logger: s.log.With("part", "lambdaapi"),
+		Runtimes: images.known, BodyMemory: bodyMemory(cfg.BodyMemory), Logger: s.log.With("part", "lambdaapi"),
 	})
 	if err != nil {
 		return err
 	}
-	s.api = &http.Server{
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	s.aux = &http.Server{
+		Handler: s.probes(), ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	s.aux = &http.Server{Handler: s.probes(), ReadHeaderTimeout: 10 * time.Second}
 	s.operator, err = newOperator(s.loop, joinTokens{tokens: tokens, fleet: cfg.Fleet}, s.log.With("part", "operator"))
 	return err
 }

@@ -25,6 +25,7 @@ func RegisterFlags(fs *flag.FlagSet, c *server.Config) {
 	fs.StringVar(&c.Region, "region", c.Region, "the AWS `region` in every ARN")
 	fs.BoolVar(&c.Strict, "strict", c.Strict, "apply AWS's limits exactly: at least 2,048 MB, whole vCPUs, minimum 0 only with maximum 0")
 	fs.StringVar(&c.DefaultProvider, "default-capacity-provider", c.DefaultProvider, "`name` of the capacity provider of functions created without one; empty refuses them")
+	fs.Var((*boot.Size)(&c.BodyMemory), "body-memory", "memory `size` request bodies may take at once, more is refused; 0B means a quarter of the machine's, or of the cgroup's limit")
 	fs.Var((*images)(c), "runtime-image", "`NAME=REF`: the image zip functions of a runtime run on; may be repeated")
 	fs.IntVar(&c.Local.VCPU, "local-instance-vcpu", c.Local.VCPU, "vCPUs of one local instance")
 	fs.Var((*boot.Size)(&c.Local.Memory), "local-instance-memory", "memory `size` of one local instance")
