@@ -1,12 +1,9 @@
 package lambdaapi
 
 import (
-	"archive/zip"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"math"
 
 	lambda "github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
@@ -15,60 +12,90 @@ import (
 	"github.com/hearth-compute/hearth/controlplane/store"
 )
 
-// Bounds of an archive, AWS's.
-const (
-	maxZip      = 50 << 20
-	maxUnzipped = 250 << 20
-)
-
-// archive is where a request says the code is.
-type archive struct {
-	zip    []byte
-	bucket *string
-	image  *string
-	kind   types.PackageType
+// source is where a request says the code is.
+type source struct {
+	zip                  []byte
+	bucket, key, version string
+	image                string
+	mode                 types.S3ObjectStorageMode
 }
 
-// keepCode checks the code and keeps it.
-func (s *Server) keepCode(ctx context.Context, a archive) (controlplane.Code, error) {
-	if err := a.check(); err != nil {
-		return controlplane.Code{}, err
+func createSource(in *types.FunctionCode) source {
+	return source{
+		zip: in.ZipFile, bucket: deref(in.S3Bucket), key: deref(in.S3Key), version: deref(in.S3ObjectVersion),
+		image: deref(in.ImageUri), mode: in.S3ObjectStorageMode,
 	}
-	sha, size, err := s.cfg.Artifacts.Put(ctx, a.zip)
+}
+
+func updateSource(in *lambda.UpdateFunctionCodeInput) source {
+	return source{
+		zip: in.ZipFile, bucket: deref(in.S3Bucket), key: deref(in.S3Key), version: deref(in.S3ObjectVersion),
+		image: deref(in.ImageUri), mode: in.S3ObjectStorageMode,
+	}
+}
+
+// check wants exactly one source, of the package type. doing is "creating" or
+// "updating".
+func (from *source) check(kind, doing string) error {
+	switch {
+	case kind == string(types.PackageTypeImage) && from.image == "":
+		return invalidParameter("Please provide ImageUri when %s a function with packageType Image.", doing)
+	case kind == string(types.PackageTypeZip) && from.image != "":
+		return invalidParameter("Please don't provide ImageUri when %s a function with packageType Zip.", doing)
+	case from.mode == types.S3ObjectStorageModeReference:
+		return invalidParameter("S3ObjectStorageMode REFERENCE is not available in this service. Use COPY.")
+	case from.image != "" && (from.object() || len(from.zip) > 0):
+		return invalidParameter("Please do not provide other FunctionCode parameters when providing an ImageUri.")
+	case from.image != "":
+		return nil
+	}
+	return from.checkArchive()
+}
+
+func (from *source) checkArchive() error {
+	switch {
+	case len(from.zip) > 0 && from.object():
+		return invalidParameter("Please do not provide other FunctionCode parameters when providing a ZipFile.")
+	case len(from.zip) == 0 && (from.bucket == "" || from.key == ""):
+		return invalidParameter("Please provide a source for function code.")
+	}
+	return nil
+}
+
+// object reports whether the source is, or was meant to be, in a bucket.
+func (from *source) object() bool { return from.bucket != "" || from.key != "" || from.version != "" }
+
+// keepCode checks the code and keeps it.
+func (s *Server) keepCode(ctx context.Context, from source, kind, doing string) (controlplane.Code, error) {
+	code, archive, err := s.readCode(ctx, from, kind, doing)
+	if err != nil || archive == nil {
+		return code, err
+	}
+	sha, size, err := s.cfg.Artifacts.Put(ctx, archive)
 	if err != nil {
-		return controlplane.Code{}, err
+		return code, err
 	}
 	return controlplane.Code{SHA256: sha, Size: controlplane.Bytes(size)}, nil
 }
 
-func (a archive) check() error {
-	switch {
-	case a.kind == types.PackageTypeImage || a.image != nil:
-		return invalidParameter("Functions packaged as container images are not available in this service yet. " +
-			"Use the package type Zip.")
-	case a.bucket != nil:
-		return invalidParameter("Code in S3 is not available in this service yet. Send it in ZipFile.")
-	case len(a.zip) == 0:
-		return invalidParameter("Please provide a source for function code.")
-	case len(a.zip) > maxZip:
-		return invalidParameter("Zipped size must be smaller than %d bytes", maxZip)
+// readCode checks the code. The archive is nil for an image.
+func (s *Server) readCode(ctx context.Context, from source, kind, doing string) (code controlplane.Code, archive []byte, err error) {
+	if err := from.check(kind, doing); err != nil {
+		return code, nil, err
 	}
-	r, err := zip.NewReader(bytes.NewReader(a.zip), int64(len(a.zip)))
-	if err != nil {
-		return invalidParameter("Could not unzip uploaded file. Please check your file, then try to upload again.")
+	if from.image != "" {
+		code, err = s.resolve(ctx, from.image)
+		return code, nil, err
 	}
-	var size uint64
-	for _, f := range r.File {
-		if f.UncompressedSize64 > math.MaxUint64-size {
-			size = math.MaxUint64
-			break
-		}
-		size += f.UncompressedSize64
+	archive = from.zip
+	if archive == nil {
+		return code, nil, invalidParameter("Code in S3 is not available in this service yet. Send it in ZipFile.")
 	}
-	if size > maxUnzipped {
-		return invalidParameter("Unzipped size must be smaller than %d bytes", maxUnzipped)
+	if err := checkArchive(archive); err != nil {
+		return code, nil, err
 	}
-	return nil
+	sum := sha256.Sum256(archive)
+	return controlplane.Code{SHA256: hex.EncodeToString(sum[:]), Size: controlplane.Bytes(len(archive))}, archive, nil
 }
 
 func (s *Server) updateFunctionCode(ctx context.Context, in *lambda.UpdateFunctionCodeInput,
@@ -77,27 +104,29 @@ func (s *Server) updateFunctionCode(ctx context.Context, in *lambda.UpdateFuncti
 	if err != nil {
 		return nil, err
 	}
-	a := archive{zip: in.ZipFile, bucket: in.S3Bucket, image: in.ImageUri, kind: types.PackageTypeZip}
-	if in.DryRun {
-		return s.dryUpdateCode(ctx, in, ref, a)
+	var f *controlplane.Function
+	err = s.cfg.DB.View(ctx, func(r store.Reader) error {
+		f, err = s.editable(r, ref, in.RevisionId)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
-	code, err := s.keepCode(ctx, a)
+	if in.DryRun {
+		return s.dryUpdateCode(ctx, in, f)
+	}
+	code, err := s.keepCode(ctx, updateSource(in), f.Latest.Config.PackageType, "updating")
 	if err != nil {
 		return nil, err
 	}
 	p := s.publication(in.Publish, in.PublishTo, nil)
 	change := newChange()
-	var f *controlplane.Function
 	var v *controlplane.Version
 	err = s.update(ctx, func(w store.Writer) (err error) {
 		if f, err = s.editable(w, ref, in.RevisionId); err != nil {
 			return err
 		}
-		next := f.Latest
-		next.Code = code
-		if len(in.Architectures) > 0 {
-			next.Config.Architecture = string(in.Architectures[0])
-		}
+		next := recoded(f, in, code)
 		if err := change.apply(f, next); err != nil {
 			return err
 		}
@@ -117,9 +146,20 @@ func (s *Server) updateFunctionCode(ctx context.Context, in *lambda.UpdateFuncti
 	return s.describe(f, v, v.ARN), nil
 }
 
+// recoded is $LATEST of f with the code and architecture asked for.
+func recoded(f *controlplane.Function, in *lambda.UpdateFunctionCodeInput, code controlplane.Code) controlplane.Version {
+	next := f.Latest
+	next.Code = code
+	if len(in.Architectures) > 0 {
+		next.Config.Architecture = string(in.Architectures[0])
+	}
+	return next
+}
+
 func (s *Server) checkCodeUpdate(in *lambda.UpdateFunctionCodeInput) (reference, error) {
 	var c constraints
 	enum(&c, "publishTo", in.PublishTo, in.PublishTo.Values())
+	enum(&c, "s3ObjectStorageMode", in.S3ObjectStorageMode, in.S3ObjectStorageMode.Values())
 	length(&c, "architectures", in.Architectures, 1, 1)
 	for _, a := range in.Architectures {
 		enum(&c, "architectures", a, a.Values())
@@ -127,24 +167,19 @@ func (s *Server) checkCodeUpdate(in *lambda.UpdateFunctionCodeInput) (reference,
 	if err := c.err(); err != nil {
 		return reference{}, err
 	}
+	if deref(in.SourceKMSKeyArn) != "" {
+		return reference{}, invalidParameter("SourceKMSKeyArn is not available in this service.")
+	}
 	return s.unqualified(in.FunctionName)
 }
 
 // dryUpdateCode says what an update would make and keeps nothing.
-func (s *Server) dryUpdateCode(ctx context.Context, in *lambda.UpdateFunctionCodeInput, ref reference, a archive,
+func (s *Server) dryUpdateCode(ctx context.Context, in *lambda.UpdateFunctionCodeInput, f *controlplane.Function,
 ) (*types.FunctionConfiguration, error) {
-	if err := a.check(); err != nil {
-		return nil, err
-	}
-	var f *controlplane.Function
-	err := s.cfg.DB.View(ctx, func(r store.Reader) (err error) {
-		f, err = s.editable(r, ref, in.RevisionId)
-		return err
-	})
+	code, _, err := s.readCode(ctx, updateSource(in), f.Latest.Config.PackageType, "updating")
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(a.zip)
-	f.Latest.Code = controlplane.Code{SHA256: hex.EncodeToString(sum[:]), Size: controlplane.Bytes(len(a.zip))}
+	f.Latest = recoded(f, in, code)
 	return s.describe(f, &f.Latest, f.ARN), nil
 }

@@ -40,6 +40,8 @@ type settings struct {
 	tracing                            *types.TracingConfig
 	deadLetter                         *types.DeadLetterConfig
 	provider                           *types.CapacityProviderConfig
+	image                              *types.ImageConfig
+	layers                             []string
 	refused                            []refusal
 }
 
@@ -54,10 +56,11 @@ func createSettings(in *lambda.CreateFunctionInput) settings {
 		role: in.Role, handler: in.Handler, description: in.Description, kmsKey: in.KMSKeyArn,
 		memoryMB: in.MemorySize, timeoutS: in.Timeout, runtime: in.Runtime, environment: in.Environment,
 		ephemeral: in.EphemeralStorage, logging: in.LoggingConfig, tracing: in.TracingConfig,
-		deadLetter: in.DeadLetterConfig, provider: in.CapacityProviderConfig,
-		refused: append(refusals(in.VpcConfig, in.SnapStart, in.Layers, in.FileSystemConfigs, in.ImageConfig, in.DurableConfig),
+		deadLetter: in.DeadLetterConfig, provider: in.CapacityProviderConfig, image: in.ImageConfig, layers: in.Layers,
+		refused: append(refusals(in.VpcConfig, in.SnapStart, in.Layers, in.FileSystemConfigs, in.DurableConfig),
 			refusal{in.TenancyConfig != nil, "TenancyConfig"},
-			refusal{deref(in.CodeSigningConfigArn) != "", "CodeSigningConfigArn"}),
+			refusal{deref(in.CodeSigningConfigArn) != "", "CodeSigningConfigArn"},
+			refusal{in.Code != nil && deref(in.Code.SourceKMSKeyArn) != "", "SourceKMSKeyArn"}),
 	}
 }
 
@@ -66,22 +69,21 @@ func updateSettings(in *lambda.UpdateFunctionConfigurationInput) settings {
 		role: in.Role, handler: in.Handler, description: in.Description, kmsKey: in.KMSKeyArn,
 		memoryMB: in.MemorySize, timeoutS: in.Timeout, runtime: in.Runtime, environment: in.Environment,
 		ephemeral: in.EphemeralStorage, logging: in.LoggingConfig, tracing: in.TracingConfig,
-		deadLetter: in.DeadLetterConfig, provider: in.CapacityProviderConfig,
-		refused: refusals(in.VpcConfig, in.SnapStart, in.Layers, in.FileSystemConfigs, in.ImageConfig, in.DurableConfig),
+		deadLetter: in.DeadLetterConfig, provider: in.CapacityProviderConfig, image: in.ImageConfig, layers: in.Layers,
+		refused: refusals(in.VpcConfig, in.SnapStart, in.Layers, in.FileSystemConfigs, in.DurableConfig),
 	}
 }
 
 // refusals lists the features a managed-instances function cannot have, and
 // those that are not available here.
 func refusals(vpc *types.VpcConfig, snap *types.SnapStart, layers []string, files []types.FileSystemConfig,
-	image *types.ImageConfig, durable *types.DurableConfig,
+	durable *types.DurableConfig,
 ) []refusal {
 	return []refusal{
 		{vpc != nil && len(vpc.SubnetIds)+len(vpc.SecurityGroupIds) > 0, "VpcConfig"},
 		{snap != nil && snap.ApplyOn != "" && snap.ApplyOn != types.SnapStartApplyOnNone, "SnapStart"},
 		{len(layers) > 0, "Layers"},
 		{len(files) > 0, "FileSystemConfigs"},
-		{image != nil, "ImageConfig"},
 		{durable != nil, "DurableConfig"},
 	}
 }
@@ -93,6 +95,9 @@ func (in *settings) check() error {
 	c.text("handler", in.handler, 0, 128, handlerPattern, handlerText)
 	c.text("description", in.description, 0, 256, nil, "")
 	c.text("kMSKeyArn", in.kmsKey, 0, 0, keyPattern, keyText)
+	if d := in.deadLetter; d != nil {
+		c.text("deadLetterConfig.targetArn", d.TargetArn, 0, 0, keyPattern, keyText)
+	}
 	between(&c, "memorySize", in.memoryMB, 128, 32768)
 	between(&c, "timeout", in.timeoutS, 1, maxTimeoutS)
 	if in.ephemeral != nil {
@@ -113,6 +118,7 @@ func (in *settings) check() error {
 	if t := in.tracing; t != nil {
 		enum(&c, "tracingConfig.mode", t.Mode, t.Mode.Values())
 	}
+	checkImageConfig(&c, in.image)
 	in.checkCapacityProvider(&c)
 	if err := c.err(); err != nil {
 		return err
@@ -192,10 +198,11 @@ func defaults(name controlplane.FunctionName, onDemand bool) controlplane.Config
 
 // apply changes c as asked, or says what a function of its kind cannot have.
 func (in *settings) apply(c *controlplane.Config) error {
-	if err := in.refuse(c.OnDemand); err != nil {
+	if err := in.refuse(c); err != nil {
 		return err
 	}
 	set(&c.RoleARN, in.role)
+	set(&c.KMSKeyARN, in.kmsKey)
 	set(&c.Handler, in.handler)
 	set(&c.Description, in.description)
 	setNumber(&c.MemoryMB, in.memoryMB)
@@ -213,6 +220,7 @@ func (in *settings) apply(c *controlplane.Config) error {
 	if in.deadLetter != nil {
 		c.DeadLetterARN = deref(in.deadLetter.TargetArn)
 	}
+	applyImageConfig(c, in.image)
 	if in.logging != nil {
 		applyLogging(c, in.logging)
 	}
@@ -225,16 +233,19 @@ func (in *settings) apply(c *controlplane.Config) error {
 }
 
 // refuse says what of the request a function of its kind cannot have.
-func (in *settings) refuse(onDemand bool) error {
+func (in *settings) refuse(c *controlplane.Config) error {
+	if err := in.checkPackage(types.PackageType(c.PackageType)); err != nil {
+		return err
+	}
 	for _, r := range in.refused {
 		switch {
-		case r.used && onDemand:
+		case r.used && c.OnDemand:
 			return invalidParameter("%s is not available in this service.", r.member)
 		case r.used:
 			return invalidParameter("%s is not supported for functions configured with capacity provider", r.member)
 		}
 	}
-	if in.provider != nil && onDemand {
+	if in.provider != nil && c.OnDemand {
 		return invalidParameter("CapacityProviderConfig isn't supported for Lambda Default functions.")
 	}
 	return nil

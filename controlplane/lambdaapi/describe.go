@@ -3,6 +3,7 @@ package lambdaapi
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
@@ -17,7 +18,7 @@ func (s *Server) describe(f *controlplane.Function, v *controlplane.Version, arn
 		FunctionName: new(string(f.Name)), FunctionArn: &arn, Version: new(string(v.Qualifier)),
 		Role: &c.RoleARN, Description: &c.Description, Handler: optional(c.Handler), Runtime: types.Runtime(c.Runtime),
 		MemorySize: new(int32(c.MemoryMB)), Timeout: new(int32(c.TimeoutS)), //nolint:gosec // bounded by the rules
-		CodeSize: int64(v.Code.Size), CodeSha256: codeDigest(v.Code.SHA256), RevisionId: new(string(v.Revision)),
+		CodeSize: int64(v.Code.Size), CodeSha256: codeDigest(&v.Code), RevisionId: new(string(v.Revision)),
 		PackageType: types.PackageType(c.PackageType), Architectures: []types.Architecture{types.Architecture(c.Architecture)},
 		EphemeralStorage: &types.EphemeralStorage{Size: new(int32(c.EphemeralMB))}, //nolint:gosec // bounded by the rules
 		TracingConfig:    &types.TracingConfigResponse{Mode: types.TracingMode(c.TracingMode)},
@@ -28,7 +29,8 @@ func (s *Server) describe(f *controlplane.Function, v *controlplane.Version, arn
 		State: types.State(v.State), StateReason: optional(v.Reason), StateReasonCode: types.StateReasonCode(v.ReasonCode),
 		LastUpdateStatus: types.LastUpdateStatus(v.Update), LastUpdateStatusReason: optional(v.UpdateReason),
 		LastUpdateStatusReasonCode: types.LastUpdateStatusReasonCode(v.UpdateReasonCode),
-		LastModified:               stamp(v.ModifiedAt),
+		LastModified:               stamp(v.ModifiedAt), KMSKeyArn: optional(c.KMSKeyARN),
+		ImageConfigResponse: describeImageConfig(c.Image),
 	}
 	if v.Qualifier == controlplane.Latest {
 		out.State = latestState(f)
@@ -72,9 +74,14 @@ func ratio(c *controlplane.Config) float64 {
 	return controlplane.DefaultGiBPerVCPU
 }
 
-// codeDigest is a digest as the API has it: base64.
-func codeDigest(sha string) *string {
-	digest, err := hex.DecodeString(sha)
+// codeDigest is a digest as the API has it: base64 for archives, hexadecimal
+// for images, nil for images of unknown digest.
+func codeDigest(code *controlplane.Code) *string {
+	if code.Image != "" {
+		_, digest, _ := strings.Cut(code.Resolved, "@sha256:")
+		return optional(digest)
+	}
+	digest, err := hex.DecodeString(code.SHA256)
 	if err != nil || len(digest) == 0 {
 		return nil
 	}

@@ -21,9 +21,7 @@ func (s *Server) createFunction(ctx context.Context, in *lambda.CreateFunctionIn
 	if err != nil {
 		return nil, err
 	}
-	code, err := s.keepCode(ctx, archive{
-		zip: in.Code.ZipFile, bucket: in.Code.S3Bucket, image: in.Code.ImageUri, kind: types.PackageType(f.Latest.Config.PackageType),
-	})
+	code, err := s.keepCode(ctx, createSource(in.Code), f.Latest.Config.PackageType, "creating")
 	if err != nil {
 		return nil, err
 	}
@@ -63,6 +61,9 @@ func (s *Server) newFunction(in *lambda.CreateFunctionInput, given *settings) (*
 	c.required("code", in.Code != nil)
 	enum(&c, "packageType", in.PackageType, in.PackageType.Values())
 	enum(&c, "publishTo", in.PublishTo, in.PublishTo.Values())
+	if in.Code != nil {
+		enum(&c, "code.s3ObjectStorageMode", in.Code.S3ObjectStorageMode, in.Code.S3ObjectStorageMode.Values())
+	}
 	length(&c, "architectures", in.Architectures, 1, 1)
 	for _, a := range in.Architectures {
 		enum(&c, "architectures", a, a.Values())
@@ -164,7 +165,9 @@ func (s *Server) getFunction(ctx context.Context, in *lambda.GetFunctionInput) (
 		out.Concurrency = &types.Concurrency{ReservedConcurrentExecutions: small(f.ReservedConcurrency)}
 	}
 	if v.Code.Image != "" {
-		out.Code = &types.FunctionCodeLocation{RepositoryType: new("ECR"), ImageUri: &v.Code.Image}
+		out.Code = &types.FunctionCodeLocation{
+			RepositoryType: new("ECR"), ImageUri: &v.Code.Image, ResolvedImageUri: optional(v.Code.Resolved),
+		}
 	} else {
 		out.Code = &types.FunctionCodeLocation{RepositoryType: new("S3")}
 	}

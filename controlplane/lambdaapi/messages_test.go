@@ -274,13 +274,6 @@ func TestFunctionsAreRefusedAsAWSDoes(t *testing.T) {
 			relaxed, func(in *lambda.CreateFunctionInput) { in.SnapStart = &types.SnapStart{ApplyOn: "PublishedVersions"} },
 			invalid, "SnapStart is not supported for functions configured with capacity provider", 400,
 		},
-		"an image": {
-			relaxed, func(in *lambda.CreateFunctionInput) {
-				in.PackageType, in.Runtime, in.Handler = "Image", "", nil
-				in.Code = &types.FunctionCode{ImageUri: aws.String("x")}
-			},
-			invalid, "Functions packaged as container images are not available in this service yet. Use the package type Zip.", 400,
-		},
 		"a name with a qualifier": {
 			relaxed, func(in *lambda.CreateFunctionInput) { in.FunctionName = aws.String("g:1") },
 			"ValidationException", valid("functionName", "'g:1'", "Member must have length less than or equal to 64 and no qualifier"), 400,

@@ -179,7 +179,7 @@ func (s *Server) publishVersion(ctx context.Context, in *lambda.PublishVersionIn
 		if err := settled(f); err != nil {
 			return err
 		}
-		if have := deref(codeDigest(f.Latest.Code.SHA256)); in.CodeSha256 != nil && *in.CodeSha256 != have {
+		if have := deref(codeDigest(&f.Latest.Code)); in.CodeSha256 != nil && *in.CodeSha256 != have {
 			return invalidParameter("CodeSHA256 (%s) is different from current CodeSHA256 in $LATEST (%s). "+
 				"Please try again with the CodeSHA256 in $LATEST.", *in.CodeSha256, have)
 		}

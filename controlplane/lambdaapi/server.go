@@ -31,6 +31,9 @@
 //   - An invoke of a version that is not Active is a ResourceConflictException
 //     that says the state. The Reason of a throttle is concurrency, cpu, memory,
 //     disk or capacity.
+//   - An image may be in any registry. It is resolved when it is given if its
+//     registry answers, within five seconds; else the agents pull it by its tag,
+//     and CodeSha256 is left out.
 //   - GetFunction has no Location to download the code from.
 //   - Signatures are not verified: any credentials are accepted.
 package lambdaapi
@@ -61,6 +64,13 @@ type Artifacts interface {
 	Put(ctx context.Context, content []byte) (sha string, size int64, err error)
 }
 
+// Images finds out what image references name.
+type Images interface {
+	// Resolve returns ref by digest. Errors: NotFound when its registry says that
+	// there is no such image; any other means that it could not be found out.
+	Resolve(ctx context.Context, ref string) (string, error)
+}
+
 // Config is what a Server needs.
 type Config struct {
 	// AccountID, 12 digits, and Region are those of every ARN. Required.
@@ -74,6 +84,8 @@ type Config struct {
 	DB store.DB
 	// Artifacts keeps function code. Required.
 	Artifacts Artifacts
+	// Images resolves images when they are given. Nil leaves that to the agents.
+	Images Images
 	// Invoker runs invocations. Required.
 	Invoker Invoker
 	// Changed is called after each write, before it is answered, and returns
