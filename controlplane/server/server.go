@@ -27,6 +27,7 @@ import (
 	"github.com/hearth-compute/hearth/controlplane/artifact"
 	"github.com/hearth-compute/hearth/controlplane/lambdaapi"
 	"github.com/hearth-compute/hearth/controlplane/reconcile"
+	"github.com/hearth-compute/hearth/controlplane/registry"
 	"github.com/hearth-compute/hearth/controlplane/router"
 	"github.com/hearth-compute/hearth/controlplane/sessions"
 	"github.com/hearth-compute/hearth/controlplane/store"
@@ -158,7 +159,7 @@ func (s *Server) wire(cfg Config) error {
 	s.api, err = lambdaapi.New(lambdaapi.Config{
 		AccountID: cfg.AccountID, Region: cfg.Region, Strict: cfg.Strict,
 		DefaultProvider: controlplane.ProviderName(cfg.DefaultProvider),
-		DB:              s.db, Artifacts: s.artifacts, Invoker: route, Changed: s.loop.Changed,
+		DB:              s.db, Artifacts: s.artifacts, Images: registry.New(), Invoker: route, Changed: s.loop.Changed,
 		Runtimes: images.known, BodyMemory: bodyMemory(cfg.BodyMemory), Logger: s.log.With("part", "lambdaapi"),
 	})
 	if err != nil {
