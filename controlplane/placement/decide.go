@@ -273,20 +273,44 @@ func (b *board) surplus(t controlplane.Target) {
 	if t.Keep || len(extra) <= t.Count {
 		return
 	}
-	// The least useful go first: not ready before ready, then the youngest.
-	slices.SortStableFunc(extra, func(x, y *controlplane.Environment) int {
-		return cmp.Or(
-			cmp.Compare(useful(x), useful(y)),
-			y.PlacedAt.Compare(x.PlacedAt),
-			cmp.Compare(x.ID, y.ID))
-	})
 	reason := t.Reason
 	if t.Count > 0 {
 		reason = controlplane.ReasonSurplus
 	}
-	for _, e := range extra[:len(extra)-t.Count] {
-		b.stop(e, reason)
+	for len(extra) > t.Count {
+		i := b.leastUseful(extra)
+		b.stop(extra[i], reason)
+		extra = slices.Delete(extra, i, i+1)
 	}
+}
+
+// leastUseful chooses which of envs should go: not ready before ready, then
+// where the zone has most of them, then the youngest.
+func (b *board) leastUseful(envs []*controlplane.Environment) int {
+	perZone := map[controlplane.Zone]int{}
+	for _, e := range envs {
+		perZone[b.zone(e)]++
+	}
+	least := 0
+	for i, e := range envs {
+		l := envs[least]
+		if cmp.Or(
+			cmp.Compare(useful(e), useful(l)),
+			cmp.Compare(perZone[b.zone(l)], perZone[b.zone(e)]),
+			l.PlacedAt.Compare(e.PlacedAt),
+			cmp.Compare(e.ID, l.ID)) < 0 {
+			least = i
+		}
+	}
+	return least
+}
+
+// zone is where e runs; empty if its instance is not known.
+func (b *board) zone(e *controlplane.Environment) controlplane.Zone {
+	if in := b.instances[e.Instance]; in != nil {
+		return in.Zone
+	}
+	return ""
 }
 
 // leave stops environments on draining instances: as soon as enough others are

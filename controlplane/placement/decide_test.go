@@ -259,6 +259,25 @@ func TestDecide(t *testing.T) {
 }
 
 // TestInvariants draws worlds and checks every decision.
+// TestInvariant2_SurplusGoesFromWhereThereIsMost of it, whatever its age.
+func TestInvariant2_SurplusGoesFromWhereThereIsMost(t *testing.T) {
+	t.Parallel()
+	s := snapshot("a", "b", "c")
+	s.Instances = []controlplane.Instance{instance("i-1", "a"), instance("i-2", "b"), instance("i-3", "c")}
+	for i, on := range []string{"i-1", "i-1", "i-1", "i-2", "i-2", "i-3"} {
+		e := env(fmt.Sprintf("e-%d", i), on, controlplane.EnvironmentReady)
+		e.PlacedAt = t0.Add(time.Duration(i) * time.Second) // the youngest is the only one of its zone
+		s.Environments = append(s.Environments, e)
+	}
+	left := map[string]int{"i-1": 3, "i-2": 2, "i-3": 1}
+	for _, a := range placement.Decide(s, []controlplane.Target{target(3)}, t0, policy()).Actions {
+		left[string(a.(controlplane.StopEnvironment).Instance)]--
+	}
+	if diff := cmp.Diff(map[string]int{"i-1": 1, "i-2": 1, "i-3": 1}, left); diff != "" {
+		t.Errorf("left (-want +got):\n%s", diff)
+	}
+}
+
 // TestAnOutdatedInstanceIsTheLastResort for a new environment.
 func TestAnOutdatedInstanceIsTheLastResort(t *testing.T) {
 	t.Parallel()
