@@ -35,6 +35,9 @@ const (
 	codeInitResourceExhaust = "FunctionError.InitResourceExhausted"
 )
 
+// hostTrouble says whether a code is about the host, not the function.
+func hostTrouble(code string) bool { return code == codeInternal || code == codeCapacity }
+
 // startError is why a start failed, in the words of the Lambda API.
 type startError struct {
 	code, reason string
@@ -85,7 +88,7 @@ func pullError(err error) error {
 	case errdefs.IsResourceExhausted(err):
 		code = codeCapacity
 	}
-	return &startError{code: code, reason: err.Error(), class: err}
+	return &startError{code: code, reason: said(err), class: err}
 }
 
 func codeError(err error) error {
@@ -96,7 +99,7 @@ func codeError(err error) error {
 	case errdefs.IsResourceExhausted(err):
 		code = codeCapacity
 	}
-	return &startError{code: code, reason: err.Error(), class: err}
+	return &startError{code: code, reason: said(err), class: err}
 }
 
 func createError(err error) error {
@@ -107,7 +110,12 @@ func createError(err error) error {
 	case errdefs.IsResourceExhausted(err):
 		code = codeCapacity
 	}
-	return &startError{code: code, reason: err.Error(), class: err}
+	return &startError{code: code, reason: said(err), class: err}
+}
+
+// said is err without its class, which the code tells already.
+func said(err error) string {
+	return strings.TrimSuffix(err.Error(), ": "+errdefs.ErrInvalidArgument.Error())
 }
 
 // initError is a failed initialisation as the runtime reported it.

@@ -188,6 +188,7 @@ func (p *Pool) awaitReady(ctx context.Context, in *incarnation) error {
 	defer limit.Stop()
 	select {
 	case <-in.api.Failed():
+		in.awaitLastWords(ctx)
 		return initError(in.api.InitError(), p.cfg.Output.last(in.id))
 	case <-in.api.Ready():
 		return nil
@@ -203,6 +204,18 @@ func (p *Pool) awaitReady(ctx context.Context, in *incarnation) error {
 		return initTimeout(in.assignment.InitTimeout, p.cfg.Output.last(in.id))
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+}
+
+// awaitLastWords waits for the end of a runtime that has reported its failure:
+// most exit at once, and all they printed has come then.
+func (in *incarnation) awaitLastWords(ctx context.Context) {
+	limit := time.NewTimer(lastWords)
+	defer limit.Stop()
+	select {
+	case <-in.exited:
+	case <-limit.C:
+	case <-ctx.Done():
 	}
 }
 
@@ -282,8 +295,12 @@ func (p *Pool) markEnded(in *incarnation, err error) (failures int, unexpected b
 	e.attempts++
 	e.retryAt = now.Add(wait/2 + mathrand.N(wait/2+1)) //nolint:gosec // jitter
 	if err != nil {
+		code, reason := failure(err)
+		if hostTrouble(code) != hostTrouble(e.code) {
+			e.failures = 0 // those were of another kind
+		}
 		e.failures++
-		e.code, e.reason = failure(err)
+		e.code, e.reason = code, reason
 	}
 	return e.failures, true
 }

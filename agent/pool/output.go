@@ -112,8 +112,7 @@ func (o *Output) forget(id sandbox.ID) {
 	delete(o.tails, id)
 }
 
-// last is the end of what a sandbox printed: whole lines, but for a line that is
-// too long alone.
+// last is the end of what a sandbox printed: whole lines, unless little of it is.
 func (o *Output) last(id sandbox.ID) string {
 	o.mu.RLock()
 	t := o.tails[id]
@@ -124,8 +123,8 @@ func (o *Output) last(id sandbox.ID) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	text := string(t.text)
-	if _, rest, more := strings.Cut(text, "\n"); t.cut && more && rest != "" {
-		return rest
+	if _, whole, _ := strings.Cut(text, "\n"); t.cut && len(whole) >= tailBytes/2 {
+		return whole
 	}
 	return text
 }

@@ -54,6 +54,9 @@ const (
 	steady = 30 * time.Second
 	// stopGrace is how long a process has between SIGTERM and SIGKILL.
 	stopGrace = 2 * time.Second
+	// lastWords is how long a runtime that has failed may take to exit before it is
+	// made to.
+	lastWords = 500 * time.Millisecond
 	// fetchLimit bounds the download of an image and of code.
 	fetchLimit = 10 * time.Minute
 	// createLimit bounds what containerd may take to create and start a sandbox.
@@ -120,7 +123,8 @@ type environment struct {
 	incarnations     []*incarnation
 	retryAt          time.Time
 	// attempts counts starts in a row that came to nothing; failures those of
-	// them that never became ready.
+	// them that never became ready, since the blame changed between the function
+	// and the host.
 	attempts, failures int
 	code, reason       string
 	state              agent.EnvironmentState

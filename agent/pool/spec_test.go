@@ -118,7 +118,8 @@ func TestOutputKeepsTheEndAndBoundsTheLog(t *testing.T) {
 		t.Errorf("got %d bytes: %q", len(last), last)
 	}
 	o.Line("s", sandbox.Stdout, bytes.Repeat([]byte("é"), 100_000))
-	if last := o.last("s"); len(last) != tailBytes || !strings.HasSuffix(printable(last), "é\n") || !utf8.ValidString(printable(last)) {
+	o.Line("s", sandbox.Stdout, []byte("the end"))
+	if last := o.last("s"); len(last) != tailBytes || !strings.HasSuffix(printable(last), "é\nthe end\n") || !utf8.ValidString(printable(last)) {
 		t.Errorf("of one endless line: got %d bytes: %.20q", len(last), last)
 	}
 	o.forget("s")
