@@ -21,6 +21,7 @@ import (
 
 	"github.com/hearth-compute/hearth/controlplane"
 	"github.com/hearth-compute/hearth/controlplane/artifact"
+	"github.com/hearth-compute/hearth/controlplane/bucket"
 	"github.com/hearth-compute/hearth/controlplane/lambdaapi"
 	"github.com/hearth-compute/hearth/controlplane/store"
 	"github.com/hearth-compute/hearth/controlplane/store/sqlite"
@@ -42,6 +43,7 @@ type system struct {
 	url     string
 	db      store.DB
 	invoker *scripted
+	objects string // the directory that is the bucket "code"
 	changed int
 	mu      sync.Mutex
 }
@@ -86,11 +88,12 @@ func newSystem(t *testing.T, change func(*lambdaapi.Config)) *system {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
-	s := &system{t: t, db: db, invoker: &scripted{}}
+	s := &system{t: t, db: db, invoker: &scripted{}, objects: t.TempDir()}
 	artifacts := artifact.New(memblob.OpenBucket(nil))
 	t.Cleanup(func() { _ = artifacts.Close() })
 	cfg := lambdaapi.Config{
 		AccountID: account, Region: region, DB: db, Artifacts: artifacts, Invoker: s.invoker,
+		Buckets: bucket.New(map[string]string{"code": "file://" + s.objects, "none": "file:///nowhere"}, region),
 		Changed: func(context.Context) {
 			s.mu.Lock()
 			defer s.mu.Unlock()

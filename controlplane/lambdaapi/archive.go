@@ -14,9 +14,6 @@ const (
 
 // checkArchive checks what the directory of an archive shows.
 func checkArchive(content []byte) error {
-	if len(content) > maxZip {
-		return invalidParameter("Zipped size must be smaller than %d bytes", maxZip)
-	}
 	r, err := zip.NewReader(bytes.NewReader(content), int64(len(content)))
 	if err != nil {
 		return invalidParameter("Could not unzip uploaded file. Please check your file, then try to upload again.")

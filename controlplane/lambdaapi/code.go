@@ -4,6 +4,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
 
 	lambda "github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
@@ -67,6 +71,11 @@ func (from *source) object() bool { return from.bucket != "" || from.key != "" |
 
 // keepCode checks the code and keeps it.
 func (s *Server) keepCode(ctx context.Context, from source, kind, doing string) (controlplane.Code, error) {
+	done, err := s.turn(ctx, from)
+	if err != nil {
+		return controlplane.Code{}, err
+	}
+	defer done()
 	code, archive, err := s.readCode(ctx, from, kind, doing)
 	if err != nil || archive == nil {
 		return code, err
@@ -78,6 +87,20 @@ func (s *Server) keepCode(ctx context.Context, from source, kind, doing string) 
 	return controlplane.Code{SHA256: sha, Size: controlplane.Bytes(size)}, nil
 }
 
+// turn makes requests with code in S3 wait for each other: the archive of each
+// is kept in memory, and not counted as a body.
+func (s *Server) turn(ctx context.Context, from source) (done func(), err error) {
+	if !from.object() {
+		return func() {}, nil
+	}
+	select {
+	case s.fetching <- struct{}{}:
+		return func() { <-s.fetching }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting to fetch code: %w", context.Cause(ctx))
+	}
+}
+
 // readCode checks the code. The archive is nil for an image.
 func (s *Server) readCode(ctx context.Context, from source, kind, doing string) (code controlplane.Code, archive []byte, err error) {
 	if err := from.check(kind, doing); err != nil {
@@ -87,9 +110,9 @@ func (s *Server) readCode(ctx context.Context, from source, kind, doing string) 
 		code, err = s.resolve(ctx, from.image)
 		return code, nil, err
 	}
-	archive = from.zip
-	if archive == nil {
-		return code, nil, invalidParameter("Code in S3 is not available in this service yet. Send it in ZipFile.")
+	archive, err = s.fetch(ctx, from)
+	if err != nil {
+		return code, nil, err
 	}
 	if err := checkArchive(archive); err != nil {
 		return code, nil, err
@@ -97,6 +120,49 @@ func (s *Server) readCode(ctx context.Context, from source, kind, doing string) 
 	sum := sha256.Sum256(archive)
 	return controlplane.Code{SHA256: hex.EncodeToString(sum[:]), Size: controlplane.Bytes(len(archive))}, archive, nil
 }
+
+// fetch returns the archive, as it was sent or from the bucket where it is.
+func (s *Server) fetch(ctx context.Context, from source) ([]byte, error) {
+	if len(from.zip) > maxZip {
+		return nil, invalidParameter("Zipped size must be smaller than %d bytes", maxZip)
+	}
+	if len(from.zip) > 0 {
+		return from.zip, nil
+	}
+	if s.cfg.Buckets == nil {
+		return nil, invalidParameter("Code in S3 is not available in this service. Send it in ZipFile.")
+	}
+	archive, err := s.cfg.Buckets.Read(ctx, controlplane.Object{Bucket: from.bucket, Key: from.key, Version: from.version}, maxUnzipped)
+	if e, ok := errors.AsType[*controlplane.ObjectError](err); ok {
+		return nil, objectException(e)
+	}
+	return archive, err
+}
+
+func objectException(e *controlplane.ObjectError) error {
+	switch e.Code {
+	case controlplane.ObjectTooLarge:
+		return invalidParameter("Unzipped size must be smaller than %d bytes", maxUnzipped)
+	case "AccessDenied":
+		return &exception{name: "AccessDeniedException", status: http.StatusForbidden, message: fmt.Sprintf(
+			"Your access has been denied by S3, please make sure your request credentials have permission to GetObject for %s/%s. "+
+				"S3 Error Code: %s. S3 Error Message: %s", e.Object.Bucket, e.Object.Key, e.Code, e.Message)}
+	}
+	return invalidParameter("Error occurred while GetObject. S3 Error Code: %s. S3 Error Message: %s", e.Code, e.Message)
+}
+
+// checkObject checks where code in S3 is said to be.
+func checkObject(c *constraints, at string, bucket, key, version *string) {
+	c.text(at+"s3Bucket", bucket, 3, 63, bucketPattern, bucketText)
+	c.text(at+"s3Key", key, 1, 1024, nil, "")
+	c.text(at+"s3ObjectVersion", version, 1, 1024, nil, "")
+}
+
+// AWS's pattern of bucket names, and what of it RE2 can say: the rest is that
+// the last character is no dot.
+const bucketText = `[0-9A-Za-z\.\-_]*(?<!\.)`
+
+var bucketPattern = regexp.MustCompile(`^[0-9A-Za-z.\-_]*[0-9A-Za-z\-_]$`)
 
 func (s *Server) updateFunctionCode(ctx context.Context, in *lambda.UpdateFunctionCodeInput,
 ) (*types.FunctionConfiguration, error) {
@@ -159,6 +225,7 @@ func recoded(f *controlplane.Function, in *lambda.UpdateFunctionCodeInput, code 
 func (s *Server) checkCodeUpdate(in *lambda.UpdateFunctionCodeInput) (reference, error) {
 	var c constraints
 	enum(&c, "publishTo", in.PublishTo, in.PublishTo.Values())
+	checkObject(&c, "", in.S3Bucket, in.S3Key, in.S3ObjectVersion)
 	enum(&c, "s3ObjectStorageMode", in.S3ObjectStorageMode, in.S3ObjectStorageMode.Values())
 	length(&c, "architectures", in.Architectures, 1, 1)
 	for _, a := range in.Architectures {
@@ -176,7 +243,13 @@ func (s *Server) checkCodeUpdate(in *lambda.UpdateFunctionCodeInput) (reference,
 // dryUpdateCode says what an update would make and keeps nothing.
 func (s *Server) dryUpdateCode(ctx context.Context, in *lambda.UpdateFunctionCodeInput, f *controlplane.Function,
 ) (*types.FunctionConfiguration, error) {
-	code, _, err := s.readCode(ctx, updateSource(in), f.Latest.Config.PackageType, "updating")
+	from := updateSource(in)
+	done, err := s.turn(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	code, _, err := s.readCode(ctx, from, f.Latest.Config.PackageType, "updating")
 	if err != nil {
 		return nil, err
 	}

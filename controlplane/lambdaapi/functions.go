@@ -62,6 +62,7 @@ func (s *Server) newFunction(in *lambda.CreateFunctionInput, given *settings) (*
 	enum(&c, "packageType", in.PackageType, in.PackageType.Values())
 	enum(&c, "publishTo", in.PublishTo, in.PublishTo.Values())
 	if in.Code != nil {
+		checkObject(&c, "code.", in.Code.S3Bucket, in.Code.S3Key, in.Code.S3ObjectVersion)
 		enum(&c, "code.s3ObjectStorageMode", in.Code.S3ObjectStorageMode, in.Code.S3ObjectStorageMode.Values())
 	}
 	length(&c, "architectures", in.Architectures, 1, 1)

@@ -31,6 +31,7 @@
 //   - An invoke of a version that is not Active is a ResourceConflictException
 //     that says the state. The Reason of a throttle is concurrency, cpu, memory,
 //     disk or capacity.
+//   - Code in S3 may be as large zipped as unzipped.
 //   - An image may be in any registry. It is resolved when it is given if its
 //     registry answers, within five seconds; else the agents pull it by its tag,
 //     and CodeSha256 is left out.
@@ -64,6 +65,13 @@ type Artifacts interface {
 	Put(ctx context.Context, content []byte) (sha string, size int64, err error)
 }
 
+// Buckets are where users keep code archives.
+type Buckets interface {
+	// Read returns an object whole. Errors: *controlplane.ObjectError when it
+	// cannot be had or is larger than limit.
+	Read(ctx context.Context, o controlplane.Object, limit int64) ([]byte, error)
+}
+
 // Images finds out what image references name.
 type Images interface {
 	// Resolve returns ref by digest. Errors: NotFound when its registry says that
@@ -84,6 +92,8 @@ type Config struct {
 	DB store.DB
 	// Artifacts keeps function code. Required.
 	Artifacts Artifacts
+	// Buckets has code in S3. Nil refuses it.
+	Buckets Buckets
 	// Images resolves images when they are given. Nil leaves that to the agents.
 	Images Images
 	// Invoker runs invocations. Required.
@@ -134,6 +144,8 @@ type Server struct {
 	mux *http.ServeMux
 	// bodies bounds what requests may take of memory at once.
 	bodies budget
+	// fetching has a place for the one request that reads an archive from a bucket.
+	fetching chan struct{}
 	// payload is what the body of an invoke may be.
 	payload bounds
 	// http serves when Serve is used.
@@ -157,7 +169,8 @@ func New(cfg Config) (*Server, error) {
 func newServer(cfg Config) *Server {
 	s := &Server{
 		cfg: cfg, mux: http.NewServeMux(), bodies: budget{limit: cfg.BodyMemory},
-		payload: bounds{operation: invokeOperation, limit: maxPayload, weight: weightPayload, exception: "RequestTooLargeException"},
+		fetching: make(chan struct{}, 1),
+		payload:  bounds{operation: invokeOperation, limit: maxPayload, weight: weightPayload, exception: "RequestTooLargeException"},
 	}
 	s.http = s.httpServer()
 	s.route(s.operations())

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/hearth-compute/hearth/controlplane"
+	"github.com/hearth-compute/hearth/controlplane/bucket"
 	"github.com/hearth-compute/hearth/controlplane/lambdaapi"
 )
 
@@ -43,7 +44,10 @@ type Config struct {
 	BodyMemory controlplane.Bytes
 	// RuntimeImages override or add to the images of runtimes (--runtime-image).
 	RuntimeImages map[string]string
-	Local         LocalConfig
+	// CodeBuckets are the URLs of buckets of functions' code by name, those that
+	// are not buckets of that name in S3 (--code-bucket).
+	CodeBuckets map[string]string
+	Local       LocalConfig
 	// Version of this build.
 	Version string
 	// Environ is passed to local agents.
@@ -111,15 +115,25 @@ func (c *Config) Validate() error {
 	if !regexp.MustCompile(`^[a-zA-Z0-9-_]{0,140}$`).MatchString(c.DefaultProvider) {
 		fault("default-capacity-provider", "%q is not the name of a capacity provider", c.DefaultProvider)
 	}
+	c.validateSources(fault)
+	if c.Fleet == "local" {
+		c.Local.validate(fault)
+	}
+	return errors.Join(errs...)
+}
+
+// validateSources checks where images and code come from.
+func (c *Config) validateSources(fault func(flag, format string, args ...any)) {
 	for name, ref := range c.RuntimeImages {
 		if name == "" || ref == "" {
 			fault("runtime-image", "%q is not NAME=REF", name+"="+ref)
 		}
 	}
-	if c.Fleet == "local" {
-		c.Local.validate(fault)
+	for name, at := range c.CodeBuckets {
+		if err := bucket.Check(at); err != nil {
+			fault("code-bucket", "%s: %v", name, err)
+		}
 	}
-	return errors.Join(errs...)
 }
 
 func (c *Config) validateListeners(fault func(flag, format string, args ...any)) {

@@ -43,6 +43,7 @@ func TestEachMistakeNamesItsFlag(t *testing.T) {
 		{"--region", func(c *server.Config) { c.Region = "nowhere" }},
 		{"--default-capacity-provider", func(c *server.Config) { c.DefaultProvider = "a b" }},
 		{"--body-memory", func(c *server.Config) { c.BodyMemory = 1 << 20 }},
+		{"--code-bucket", func(c *server.Config) { c.CodeBuckets = map[string]string{"code": "/srv/code"} }},
 		{"--runtime-image", func(c *server.Config) { c.RuntimeImages = map[string]string{"x": ""} }},
 		{"--local-instance-vcpu", func(c *server.Config) { c.Local.VCPU = 0 }},
 		{"--local-instance-memory", func(c *server.Config) { c.Local.Memory = 1 }},

@@ -25,6 +25,7 @@ import (
 
 	"github.com/hearth-compute/hearth/controlplane"
 	"github.com/hearth-compute/hearth/controlplane/artifact"
+	"github.com/hearth-compute/hearth/controlplane/bucket"
 	"github.com/hearth-compute/hearth/controlplane/lambdaapi"
 	"github.com/hearth-compute/hearth/controlplane/reconcile"
 	"github.com/hearth-compute/hearth/controlplane/registry"
@@ -159,7 +160,8 @@ func (s *Server) wire(cfg Config) error {
 	s.api, err = lambdaapi.New(lambdaapi.Config{
 		AccountID: cfg.AccountID, Region: cfg.Region, Strict: cfg.Strict,
 		DefaultProvider: controlplane.ProviderName(cfg.DefaultProvider),
-		DB:              s.db, Artifacts: s.artifacts, Images: registry.New(), Invoker: route, Changed: s.loop.Changed,
+		DB:              s.db, Artifacts: s.artifacts, Images: registry.New(),
+		Buckets: bucket.New(cfg.CodeBuckets, cfg.Region), Invoker: route, Changed: s.loop.Changed,
 		Runtimes: images.known, BodyMemory: bodyMemory(cfg.BodyMemory), Logger: s.log.With("part", "lambdaapi"),
 	})
 	if err != nil {

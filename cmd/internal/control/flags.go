@@ -26,7 +26,8 @@ func RegisterFlags(fs *flag.FlagSet, c *server.Config) {
 	fs.BoolVar(&c.Strict, "strict", c.Strict, "apply AWS's limits exactly: at least 2,048 MB, whole vCPUs, minimum 0 only with maximum 0")
 	fs.StringVar(&c.DefaultProvider, "default-capacity-provider", c.DefaultProvider, "`name` of the capacity provider of functions created without one; empty refuses them")
 	fs.Var((*boot.Size)(&c.BodyMemory), "body-memory", "memory `size` request bodies may take at once, more is refused; 0B means a quarter of the machine's, or of the cgroup's limit")
-	fs.Var((*images)(c), "runtime-image", "`NAME=REF`: the image zip functions of a runtime run on; may be repeated")
+	fs.Var(pairs{&c.CodeBuckets, "URL"}, "code-bucket", "`NAME=URL`: where the bucket of functions' code is that users call NAME, file:///DIRECTORY or s3://BUCKET?endpoint=…; may be repeated. Others are S3's")
+	fs.Var(pairs{&c.RuntimeImages, "REF"}, "runtime-image", "`NAME=REF`: the image zip functions of a runtime run on; may be repeated")
 	fs.IntVar(&c.Local.VCPU, "local-instance-vcpu", c.Local.VCPU, "vCPUs of one local instance")
 	fs.Var((*boot.Size)(&c.Local.Memory), "local-instance-memory", "memory `size` of one local instance")
 	fs.IntVar(&c.Local.MaxInstances, "local-max-instances", c.Local.MaxInstances, "how many local instances there may be at once")
@@ -34,24 +35,27 @@ func RegisterFlags(fs *flag.FlagSet, c *server.Config) {
 	fs.StringVar(&c.Local.ContainerdAddress, "containerd-address", c.Local.ContainerdAddress, "containerd `socket` of local instances")
 }
 
-// images is the value of --runtime-image.
-type images server.Config
+// pairs is the value of a flag that is given once for each NAME=VALUE.
+type pairs struct {
+	values *map[string]string
+	value  string // what VALUE is
+}
 
 // String implements flag.Value.
-func (*images) String() string { return "" }
+func (pairs) String() string { return "" }
 
 // Repeatable tells the configuration file parser that the name may recur.
-func (*images) Repeatable() bool { return true }
+func (pairs) Repeatable() bool { return true }
 
 // Set implements flag.Value.
-func (i *images) Set(s string) error {
-	name, ref, ok := strings.Cut(s, "=")
-	if !ok || name == "" || ref == "" {
-		return fmt.Errorf("want NAME=REF")
+func (p pairs) Set(s string) error {
+	name, value, ok := strings.Cut(s, "=")
+	if !ok || name == "" || value == "" {
+		return fmt.Errorf("want NAME=%s", p.value)
 	}
-	if i.RuntimeImages == nil {
-		i.RuntimeImages = map[string]string{}
+	if *p.values == nil {
+		*p.values = map[string]string{}
 	}
-	i.RuntimeImages[name] = ref
+	(*p.values)[name] = value
 	return nil
 }
