@@ -68,18 +68,18 @@ func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Status,
 	}
 	unlock, err := d.locks.lock(ctx, spec.ID)
 	if err != nil {
-		return sandbox.Status{}, fail("creating", spec.ID, err)
+		return sandbox.Status{}, d.fail("creating", spec.ID, err)
 	}
 	defer unlock()
 	switch _, err := d.client.ContainerService().Get(ctx, string(spec.ID)); {
 	case err == nil:
-		return sandbox.Status{}, fail("creating", spec.ID, errdefs.ErrAlreadyExists)
+		return sandbox.Status{}, d.fail("creating", spec.ID, errdefs.ErrAlreadyExists)
 	case !errdefs.IsNotFound(err):
-		return sandbox.Status{}, fail("creating", spec.ID, err)
+		return sandbox.Status{}, d.fail("creating", spec.ID, err)
 	}
 	img, err := d.unpacked(ctx, spec.Image.Ref)
 	if err != nil {
-		return sandbox.Status{}, fail("creating", spec.ID, err)
+		return sandbox.Status{}, d.fail("creating", spec.ID, err)
 	}
 	d.setCreating(spec.ID, true)
 	defer d.setCreating(spec.ID, false)
@@ -90,7 +90,7 @@ func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Status,
 		if e := d.purge(undo, spec.ID); e != nil {
 			d.log.WarnContext(ctx, "cleaning up after a failed create", "sandbox", spec.ID, "err", e) // Sweep tries again
 		}
-		return sandbox.Status{}, fail("creating", spec.ID, err)
+		return sandbox.Status{}, d.fail("creating", spec.ID, err)
 	}
 	return status, nil
 }

@@ -32,6 +32,7 @@ type Driver struct {
 	mu       sync.Mutex
 	creating map[sandbox.ID]bool // Create is at work: not yet listed
 	outputs  map[sandbox.ID]*output
+	away     error // why containerd does not answer
 	closed   bool
 	readers  sync.WaitGroup // one per output; mu guards Add against Close
 }

@@ -7,6 +7,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 
 	"github.com/hearth-compute/hearth/sandbox"
@@ -14,11 +16,20 @@ import (
 
 // fail wraps err with what was being done to which sandbox and makes sure that
 // it has a class: containerd's, or Unavailable for what the host refused.
-func fail(op string, id sandbox.ID, err error) error {
+func (d *Driver) fail(op string, id sandbox.ID, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%s sandbox %s: %w", op, id, classify(err))
+	return fmt.Errorf("%s sandbox %s: %w", op, id, d.blame(classify(err)))
+}
+
+// blame says so if err is because containerd is away.
+func (d *Driver) blame(err error) error {
+	conn, ok := d.client.Conn().(*grpc.ClientConn)
+	if !ok || !errdefs.IsUnavailable(err) || conn.GetState() == connectivity.Ready {
+		return err
+	}
+	return fmt.Errorf("containerd does not answer at %s: %w", d.cfg.Address, err)
 }
 
 // classify gives err a class the contract knows.

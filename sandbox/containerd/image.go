@@ -46,7 +46,7 @@ func (d *Driver) Pull(ctx context.Context, image sandbox.Image) (sandbox.ImageCo
 	select {
 	case r := <-done:
 		if r.Err != nil {
-			return sandbox.ImageConfig{}, fmt.Errorf("pulling image %s: %w", image.Ref, classifyPull(r.Err))
+			return sandbox.ImageConfig{}, fmt.Errorf("pulling image %s: %w", image.Ref, d.blame(classifyPull(r.Err)))
 		}
 		config, _ := r.Val.(sandbox.ImageConfig)
 		return config, nil
@@ -281,5 +281,23 @@ func classifyPull(err error) error {
 	case strings.Contains(err.Error(), "no match for platform"): // containerd has no class for it
 		return fmt.Errorf("%w: %v", errdefs.ErrFailedPrecondition, err) //nolint:errorlint // it is NotFound, which would win
 	}
-	return classify(err)
+	return classifyContent(classify(err))
+}
+
+// classifyContent tells images that are broken, which trying again does not help,
+// from hosts that are in trouble: containerd has no class for either and tells
+// what the kernel said in words only.
+func classifyContent(err error) error {
+	text := err.Error()
+	says := func(parts ...string) bool {
+		return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(text, part) })
+	}
+	switch {
+	case says("no space left on device", "disk quota exceeded"):
+		return fmt.Errorf("%w: %v", errdefs.ErrResourceExhausted, err) //nolint:errorlint // the other class is a guess
+	case says("input/output error", "read-only file system", "too many open files", "cannot allocate memory", "connection", "transport"):
+	case says("failed to extract layer", "wrong diff id", "invalid desc"):
+		return fmt.Errorf("%w: %v", errdefs.ErrFailedPrecondition, err) //nolint:errorlint // the other class is a guess
+	}
+	return err
 }

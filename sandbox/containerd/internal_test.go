@@ -182,7 +182,7 @@ func TestEveryErrorHasAClass(t *testing.T) {
 		"of the host":            {errors.New("x"), errdefs.IsUnavailable},
 		"cancelled":              {context.Canceled, errdefs.IsCanceled},
 	} {
-		if got := fail("doing", "e", c.err); !c.is(got) {
+		if got := classify(c.err); !c.is(got) {
 			t.Errorf("%s: %v has another class", name, got)
 		}
 	}

@@ -35,18 +35,18 @@ func (d *Driver) Start(ctx context.Context, id sandbox.ID) error {
 	ctx = d.scope(ctx)
 	unlock, err := d.locks.lock(ctx, id)
 	if err != nil {
-		return fail("starting", id, err)
+		return d.fail("starting", id, err)
 	}
 	defer unlock()
 	p, err := d.process(ctx, id)
 	if err != nil {
-		return fail("starting", id, err)
+		return d.fail("starting", id, err)
 	}
 	if p.state != sandbox.StateCreated {
-		return fail("starting", id, fmt.Errorf("it is %s: %w", p.state, errdefs.ErrFailedPrecondition))
+		return d.fail("starting", id, fmt.Errorf("it is %s: %w", p.state, errdefs.ErrFailedPrecondition))
 	}
 	_, err = d.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: string(id)})
-	return fail("starting", id, err)
+	return d.fail("starting", id, err)
 }
 
 // process asks for a sandbox's task. Without a task it is stopped; without a
@@ -70,20 +70,20 @@ func (d *Driver) Stop(ctx context.Context, id sandbox.ID, grace time.Duration) e
 	ctx = d.scope(ctx)
 	p, err := d.process(ctx, id)
 	if err != nil {
-		return fail("stopping", id, err)
+		return d.fail("stopping", id, err)
 	}
 	if p.state == sandbox.StateRunning && grace > 0 {
 		if err := d.signal(ctx, id, unix.SIGTERM); err != nil {
-			return fail("stopping", id, err)
+			return d.fail("stopping", id, err)
 		}
 		wait, cancel := context.WithTimeoutCause(ctx, grace, errGraceOver)
 		err := d.awaitExit(wait, id)
 		cancel()
 		if err != nil && ctx.Err() != nil {
-			return fail("stopping", id, err)
+			return d.fail("stopping", id, err)
 		}
 	}
-	return fail("stopping", id, d.kill(ctx, id))
+	return d.fail("stopping", id, d.kill(ctx, id))
 }
 
 func (d *Driver) signal(ctx context.Context, id sandbox.ID, sig unix.Signal) error {
@@ -121,10 +121,10 @@ func (d *Driver) Remove(ctx context.Context, id sandbox.ID) error {
 	ctx = d.scope(ctx)
 	unlock, err := d.locks.lock(ctx, id)
 	if err != nil {
-		return fail("removing", id, err)
+		return d.fail("removing", id, err)
 	}
 	defer unlock()
-	return fail("removing", id, d.purge(ctx, id))
+	return d.fail("removing", id, d.purge(ctx, id))
 }
 
 // purge deletes all trace of a sandbox, however much of it there is. Every step
@@ -198,5 +198,5 @@ func (d *Driver) Listen(ctx context.Context, id sandbox.ID, address string) (net
 	case errors.Is(err, unix.EADDRINUSE):
 		err = fmt.Errorf("%w: %w", errdefs.ErrAlreadyExists, err)
 	}
-	return nil, fail("listening in", id, err)
+	return nil, d.fail("listening in", id, err)
 }

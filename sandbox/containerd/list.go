@@ -27,11 +27,11 @@ func (d *Driver) List(ctx context.Context) ([]sandbox.Status, error) {
 	ctx = d.scope(ctx)
 	records, err := d.client.ContainerService().List(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("listing sandboxes: %w", classify(err))
+		return nil, fmt.Errorf("listing sandboxes: %w", d.blame(classify(err)))
 	}
 	list, err := d.client.TaskService().List(ctx, &tasks.ListTasksRequest{})
 	if err != nil {
-		return nil, fmt.Errorf("listing sandboxes: %w", classify(err))
+		return nil, fmt.Errorf("listing sandboxes: %w", d.blame(classify(err)))
 	}
 	processes := make(map[string]*process, len(list.Tasks))
 	for _, t := range list.Tasks {

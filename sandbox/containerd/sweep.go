@@ -33,17 +33,17 @@ func (d *Driver) Sweep(ctx context.Context) error {
 func (d *Driver) sweep(ctx context.Context, id sandbox.ID) error {
 	unlock, err := d.locks.lock(ctx, id)
 	if err != nil {
-		return fail("sweeping", id, err)
+		return d.fail("sweeping", id, err)
 	}
 	defer unlock()
 	switch _, err := d.client.ContainerService().Get(ctx, string(id)); {
 	case err == nil:
 		return nil // somebody's sandbox
 	case !errdefs.IsNotFound(err):
-		return fail("sweeping", id, err)
+		return d.fail("sweeping", id, err)
 	}
 	d.log.InfoContext(ctx, "removing what is left of a sandbox", "sandbox", id)
-	return fail("sweeping", id, d.purge(ctx, id))
+	return d.fail("sweeping", id, d.purge(ctx, id))
 }
 
 // traces returns the ids of all sandboxes there is a trace of, apart from their

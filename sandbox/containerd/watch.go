@@ -28,7 +28,7 @@ func (d *Driver) Watch(ctx context.Context, deliver func(sandbox.Event)) error {
 	w := watcher{d: d, deliver: deliver, told: map[sandbox.ID]bool{}}
 	for ctx.Err() == nil {
 		if err := w.follow(d.scope(ctx)); err != nil && ctx.Err() == nil {
-			d.log.WarnContext(ctx, "watching sandboxes", "err", err) // again in a moment
+			d.setAway(ctx, err) // again in a moment
 		}
 		select {
 		case <-ctx.Done():
@@ -36,6 +36,28 @@ func (d *Driver) Watch(ctx context.Context, deliver func(sandbox.Event)) error {
 		}
 	}
 	return nil
+}
+
+// Away says why containerd does not answer, nil if it does, as far as Watch
+// knows. What runs goes on meanwhile; nothing new starts.
+func (d *Driver) Away() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.away
+}
+
+// setAway notes whether containerd answers, and tells when that changed.
+func (d *Driver) setAway(ctx context.Context, err error) {
+	d.mu.Lock()
+	before := d.away
+	d.away = err
+	d.mu.Unlock()
+	switch {
+	case before == nil && err != nil:
+		d.log.WarnContext(ctx, "containerd does not answer: what runs goes on, nothing new starts", "err", err)
+	case before != nil && err == nil:
+		d.log.InfoContext(ctx, "containerd answers again")
+	}
 }
 
 type watcher struct {
@@ -53,6 +75,7 @@ func (w *watcher) follow(ctx context.Context) error {
 	if err := w.scan(ctx); err != nil {
 		return err
 	}
+	w.d.setAway(ctx, nil)
 	timer := time.NewTimer(settleTime)
 	defer timer.Stop()
 	for {
