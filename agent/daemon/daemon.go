@@ -52,6 +52,9 @@ type Driver interface {
 	sandbox.Runtime
 	// Open prepares the host. Errors: Unavailable; call again then.
 	Open(ctx context.Context) error
+	// Away says why nothing new can be started, nil if it can: containerd does
+	// not answer. What runs goes on.
+	Away() error
 	// Close lets go of the sandboxes, which run on.
 	Close() error
 	// Destroy removes everything the driver ever made.

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +33,14 @@ type driver struct {
 	*fake.Runtime
 	unavailable int
 	destroyed   *int
+	away        *atomic.Bool
+}
+
+func (d *driver) Away() error {
+	if d.away != nil && d.away.Load() {
+		return errors.New("containerd is gone")
+	}
+	return nil
 }
 
 func (d *driver) Open(context.Context) error {
@@ -55,12 +64,18 @@ func config(t *testing.T) daemon.Config {
 
 func newAgent(t *testing.T, cfg daemon.Config) (*daemon.Agent, *int) {
 	t.Helper()
+	return newAgentOn(t, cfg, nil)
+}
+
+// newAgentOn is newAgent with a containerd that is away when the test says so.
+func newAgentOn(t *testing.T, cfg daemon.Config, away *atomic.Bool) (*daemon.Agent, *int) {
+	t.Helper()
 	destroyed := new(int)
 	host := fake.NewHost()
 	t.Cleanup(host.Close)
 	a, err := daemon.NewWith(cfg, daemon.Parts{
 		Driver: func(out sandbox.Output) (daemon.Driver, error) {
-			return &driver{Runtime: fake.New(host, out), unavailable: 1, destroyed: destroyed}, nil
+			return &driver{Runtime: fake.New(host, out), unavailable: 1, destroyed: destroyed, away: away}, nil
 		},
 		Dial: func(context.Context, string) (net.Conn, error) { return nil, errors.New("nobody there") },
 	})
@@ -103,7 +118,8 @@ func TestTheAgentRunsWithoutAControlServiceAndStopsWhenAsked(t *testing.T) {
 	if err := os.WriteFile(cfg.JoinTokenFile, []byte(token+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	a, _ := newAgent(t, cfg)
+	var away atomic.Bool
+	a, _ := newAgentOn(t, cfg, &away)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
@@ -117,10 +133,16 @@ func TestTheAgentRunsWithoutAControlServiceAndStopsWhenAsked(t *testing.T) {
 		t.Errorf("got %v %v", resp, err)
 	}
 	for path, want := range map[string]string{
-		"/metrics": `hearth_agent_environments{state="ready"} 0`, "/healthz": "", "/readyz": "",
+		"/metrics": `hearth_agent_environments{state="ready"} 0`, "/healthz": "200", "/readyz": "200",
 	} {
-		if status, body := get(t, "http://"+cfg.MetricsListen+path); status != http.StatusOK || !strings.Contains(body, want) {
+		if status, body := get(t, "http://"+cfg.MetricsListen+path); !strings.Contains(fmt.Sprint(status, body), want) {
 			t.Errorf("%s: got %d %s", path, status, body)
+		}
+	}
+	away.Store(true)
+	for path, want := range map[string]string{"/metrics": "hearth_agent_containerd_up 0", "/readyz": "503 nothing new can be started: containerd is gone"} {
+		if status, body := get(t, "http://"+cfg.MetricsListen+path); !strings.Contains(fmt.Sprint(status, " ", body), want) {
+			t.Errorf("%s without containerd: got %d %s", path, status, body)
 		}
 	}
 	second, _ := newAgent(t, cfg)

@@ -82,14 +82,17 @@ func (a *Agent) serveHealth(ctx context.Context, l net.Listener) error {
 	return s.Serve(l)
 }
 
-// serveMetrics answers scrapes, and whether the agent lives and takes invokes.
+// serveMetrics answers scrapes, and whether the agent lives and can do all that
+// it is for.
 func (a *Agent) serveMetrics(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", a.metrics.registry.Handler())
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if a.stopping.Load() {
-			w.WriteHeader(http.StatusServiceUnavailable)
+			http.Error(w, "the agent is stopping", http.StatusServiceUnavailable)
+		} else if err := a.driver.Away(); err != nil {
+			http.Error(w, "nothing new can be started: "+err.Error(), http.StatusServiceUnavailable)
 		}
 	})
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}

@@ -20,6 +20,7 @@ type instruments struct {
 	inFlight     metric.Int64ObservableGauge
 	cpu          metric.Int64ObservableGauge
 	memory       metric.Int64ObservableGauge
+	containerd   metric.Int64ObservableGauge
 }
 
 func newInstruments() (*instruments, error) {
@@ -36,6 +37,7 @@ func newInstruments() (*instruments, error) {
 		{&i.inFlight, "hearth_agent_invokes_in_flight", "Invokes running now."},
 		{&i.cpu, "hearth_agent_used_milli_cpu", "CPU in use on the instance, thousandths of a vCPU."},
 		{&i.memory, "hearth_agent_used_memory_bytes", "Memory in use on the instance."},
+		{&i.containerd, "hearth_agent_containerd_up", "1 if containerd answers, else 0."},
 	} {
 		if *g.gauge, err = i.meter.Int64ObservableGauge(g.name, metric.WithDescription(g.help)); err != nil {
 			return nil, fmt.Errorf("setting up metric %s: %w", g.name, err)
@@ -60,8 +62,13 @@ func (i *instruments) observe(a *Agent) error {
 		o.ObserveInt64(i.inFlight, int64(report.Host.InFlight))
 		o.ObserveInt64(i.cpu, int64(report.Host.CPU))
 		o.ObserveInt64(i.memory, int64(report.Host.Memory))
+		answers := int64(1)
+		if a.driver.Away() != nil {
+			answers = 0
+		}
+		o.ObserveInt64(i.containerd, answers)
 		return nil
-	}, i.environments, i.inFlight, i.cpu, i.memory)
+	}, i.environments, i.inFlight, i.cpu, i.memory, i.containerd)
 	if err != nil {
 		return fmt.Errorf("observing metrics: %w", err)
 	}

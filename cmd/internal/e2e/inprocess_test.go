@@ -37,6 +37,7 @@ import (
 type driver struct{ *fake.Runtime }
 
 func (driver) Open(context.Context) error    { return nil }
+func (driver) Away() error                   { return nil }
 func (driver) Destroy(context.Context) error { return nil }
 
 // runtimeClient is a Lambda runtime: it answers every event with its request
