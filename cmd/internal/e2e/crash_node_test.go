@@ -173,27 +173,7 @@ func (s *stack) killPart(p part) {
 	t := s.t
 	const sleep = 5 * time.Second
 	s.allReady(20 * time.Second)
-	var wg sync.WaitGroup
-	var failed, ok atomic.Int64
-	var killed atomic.Pointer[time.Time]
-	for range 6 {
-		wg.Go(func() {
-			_, out, err := s.invoke(t.Context(), event{SleepMS: int(sleep.Milliseconds())})
-			switch at := killed.Load(); {
-			case err == nil:
-				ok.Add(1)
-			case at == nil || out == nil || !strings.Contains(string(out.Payload), "Runtime.ExitError"):
-				t.Errorf("unexpected: %v", err)
-			default:
-				failed.Add(1)
-				if waited := time.Since(*at); waited > 2*time.Second {
-					t.Errorf("a caller heard %v after the kill", waited)
-				} else {
-					t.Logf("a caller heard %v after the kill", waited.Round(time.Millisecond))
-				}
-			}
-		})
-	}
+	callers := s.hold(6, sleep)
 	s.eventually(sleep-time.Second, "six invokes in flight", s.inFlight(6))
 	runtime := s.functions()[0]
 	victim := runtime
@@ -204,30 +184,85 @@ func (s *stack) killPart(p part) {
 		t.Fatalf("process %d is %q, want %s", victim, got, p.command)
 	}
 	dead := sandboxOf(t, runtime)
-	before := s.traces(dead)
-	if len(before) < 5 {
+	if before := s.traces(dead); len(before) < 5 {
 		t.Fatalf("there are only %q of a running sandbox: the test proves nothing", before)
 	}
 	begin := time.Now()
-	killed.Store(&begin)
 	kill(t, victim)
 	s.eventually(20*time.Second, "another process", func() error { return replaced(s.functions(), runtime) })
 	s.allReady(20 * time.Second)
 	t.Logf("three ready again %v after the kill of %s", time.Since(begin).Round(time.Millisecond), p.name)
-	wg.Wait()
-	if failed.Load() != 2 || ok.Load() != 4 {
-		t.Errorf("%d invokes failed and %d succeeded; want the 2 of the killed environment and the 4 of the others", failed.Load(), ok.Load())
-	}
+	callers.wantExitErrors(2, begin)
 	s.eventually(10*time.Second, "all trace of the dead sandbox to go", func() error {
 		if left := s.traces(dead); len(left) > 0 {
 			return fmt.Errorf("left:\n  %s", strings.Join(left, "\n  "))
 		}
 		return nil
 	})
-	for range 12 {
-		if _, _, err := s.invoke(t.Context(), event{}); err != nil {
-			t.Error(err)
+	s.invokeAll(12)
+}
+
+// invokeAll wants n invokes to succeed.
+func (s *stack) invokeAll(n int) {
+	s.t.Helper()
+	for range n {
+		if _, _, err := s.invoke(s.t.Context(), event{}); err != nil {
+			s.t.Error(err)
 		}
+	}
+}
+
+// callers are invokes that run side by side.
+type callers struct {
+	t       *testing.T
+	answers []heardBack
+	wg      sync.WaitGroup
+}
+
+// heardBack is what one of them was told, and when.
+type heardBack struct {
+	payload string
+	err     error
+	at      time.Time
+}
+
+// hold begins n invokes that take as long.
+func (s *stack) hold(n int, sleep time.Duration) *callers {
+	c := &callers{t: s.t, answers: make([]heardBack, n)}
+	for i := range n {
+		c.wg.Go(func() {
+			_, out, err := s.invoke(s.t.Context(), event{SleepMS: int(sleep.Milliseconds())})
+			c.answers[i] = heardBack{payload: string(payloadOf(out)), err: err, at: time.Now()}
+		})
+	}
+	return c
+}
+
+// wait returns the answers of those who were told an error.
+func (c *callers) wait() (failed []heardBack) {
+	c.wg.Wait()
+	for _, a := range c.answers {
+		if a.err != nil {
+			failed = append(failed, a)
+		}
+	}
+	return failed
+}
+
+// wantExitErrors wants n callers, those of a process that was killed, to be told
+// Runtime.ExitError at once, and all others to succeed.
+func (c *callers) wantExitErrors(n int, killed time.Time) {
+	c.t.Helper()
+	failed := c.wait()
+	if len(failed) != n {
+		c.t.Errorf("%d of %d invokes failed, want the %d of the killed environment", len(failed), len(c.answers), n)
+	}
+	for _, a := range failed {
+		waited := a.at.Sub(killed)
+		if !strings.Contains(a.payload, "Runtime.ExitError") || waited > 2*time.Second || waited < 0 {
+			c.t.Errorf("a caller was told %v %v after the kill, want Runtime.ExitError at once", a.err, waited)
+		}
+		c.t.Logf("a caller of it heard %v after the kill", waited.Round(time.Millisecond))
 	}
 }
 

@@ -442,11 +442,16 @@ func (s *stack) invoke(ctx context.Context, e event) (answer, *lambda.InvokeOutp
 	if err != nil {
 		return answer{}, nil, err
 	}
-	var a answer
+	a, err := decodeAnswer(out)
+	return a, out, err
+}
+
+// decodeAnswer reads what the probe answered.
+func decodeAnswer(out *lambda.InvokeOutput) (a answer, err error) {
 	if out.FunctionError != nil {
-		return a, out, fmt.Errorf("function error %s: %s", *out.FunctionError, out.Payload)
+		return a, fmt.Errorf("function error %s: %s", *out.FunctionError, out.Payload)
 	}
-	return a, out, json.Unmarshal(out.Payload, &a)
+	return a, json.Unmarshal(out.Payload, &a)
 }
 
 // hearth runs the operators' command with -o json and decodes what it prints.
