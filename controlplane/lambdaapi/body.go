@@ -1,9 +1,7 @@
 package lambdaapi
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -100,7 +98,7 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request, b *bounds) (conten
 	}
 	if err != nil {
 		s.bodies.give(held)
-		return nil, 0, cut(w, r, err)
+		return nil, 0, cut(w, err)
 	}
 	if rest := b.weight * (most - int64(len(content))); rest > 0 {
 		s.bodies.give(rest)
@@ -121,9 +119,11 @@ func receive(w http.ResponseWriter, r *http.Request, limit int64) (content []byt
 	} else {
 		content, err = io.ReadAll(http.MaxBytesReader(w, io.NopCloser(body), limit))
 	}
-	// From here on the connection is watched for the client's leaving, for as
-	// long as that takes.
-	setReadDeadline(w, time.Time{})
+	if err == nil {
+		// From here on the connection is watched for the client's leaving, for as
+		// long as that takes.
+		setReadDeadline(w, time.Time{})
+	}
 	return content, err
 }
 
@@ -161,13 +161,11 @@ func discard(w http.ResponseWriter, r *http.Request, limit int64) {
 	}
 }
 
-// cut is the error of a body that ended early, or came too slowly.
-func cut(w http.ResponseWriter, r *http.Request, err error) error {
+// cut is the error of a body that ended early, or came too slowly: its client's
+// fault, whether or not it is still there.
+func cut(w http.ResponseWriter, err error) error {
 	if _, ok := errors.AsType[*exception](err); ok {
 		return err
-	}
-	if ctx := r.Context(); ctx.Err() != nil {
-		return fmt.Errorf("reading the request: %w", context.Cause(ctx))
 	}
 	w.Header().Set("Connection", "close")
 	if errors.Is(err, os.ErrDeadlineExceeded) {
