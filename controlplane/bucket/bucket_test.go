@@ -41,20 +41,29 @@ func fakeS3(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func TestObjectsAreReadOrRefusedInTheWordsOfS3(t *testing.T) {
-	t.Parallel()
+// buckets are some in S3 and some in directories.
+func buckets(t *testing.T) *bucket.Buckets {
+	t.Helper()
 	srv := httptest.NewServer(http.HandlerFunc(fakeS3))
 	t.Cleanup(srv.Close)
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "dir")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(filepath.Join(dir, "f.zip"), []byte("file"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s3 := func(name string) string {
 		return "s3://" + name + "?region=us-east-1&anonymous=true&use_path_style=true&endpoint=" + srv.URL
 	}
-	b := bucket.New(map[string]string{
+	return bucket.New(map[string]string{
 		"real": s3("real"), "gone": s3("gone"), "dir": "file://" + dir, "nodir": "file://" + dir + "/none",
 	}, "us-east-1")
+}
+
+func TestObjectsAreReadOrRefusedInTheWordsOfS3(t *testing.T) {
+	t.Parallel()
+	b := buckets(t)
 	const noKey = "The specified key does not exist."
 	for _, c := range []struct {
 		bucket, key, version string
@@ -69,7 +78,7 @@ func TestObjectsAreReadOrRefusedInTheWordsOfS3(t *testing.T) {
 		{"dir", "f.zip", "", "file", "", ""},
 		{"dir", "f.zip", "v1", "", "NoSuchVersion", "The specified version does not exist."},
 		{"dir", "none", "", "", "NoSuchKey", noKey},
-		{"dir", "../" + filepath.Base(dir) + "/f.zip", "", "", "NoSuchKey", noKey},
+		{"dir", "../dir/f.zip", "", "", "NoSuchKey", noKey},
 		{"nodir", "f.zip", "", "", "NoSuchBucket", "The specified bucket does not exist"},
 	} {
 		object := controlplane.Object{Bucket: c.bucket, Key: c.key, Version: c.version}
@@ -82,6 +91,11 @@ func TestObjectsAreReadOrRefusedInTheWordsOfS3(t *testing.T) {
 			t.Errorf("%+v: got %v, want %s: %s", object, err, c.code, c.message)
 		}
 	}
+}
+
+func TestWhatIsTooLargeOrOutOfReachIsNotRead(t *testing.T) {
+	t.Parallel()
+	b := buckets(t)
 	_, err := b.Read(t.Context(), controlplane.Object{Bucket: "dir", Key: "f.zip"}, 3)
 	if e, ok := errors.AsType[*controlplane.ObjectError](err); !ok || e.Code != controlplane.ObjectTooLarge {
 		t.Errorf("four bytes of at most three: %v", err)

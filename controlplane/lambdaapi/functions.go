@@ -170,7 +170,7 @@ func (s *Server) getFunction(ctx context.Context, in *lambda.GetFunctionInput) (
 			RepositoryType: new("ECR"), ImageUri: &v.Code.Image, ResolvedImageUri: optional(v.Code.Resolved),
 		}
 	} else {
-		out.Code = &types.FunctionCodeLocation{RepositoryType: new("S3")}
+		out.Code = &types.FunctionCodeLocation{RepositoryType: new("S3"), Location: s.location(ctx, v.Code.SHA256)}
 	}
 	return out, nil
 }

@@ -137,7 +137,7 @@ func (s *Server) served() []operation {
 		{schema: schemas.Invoke, handle: s.invoke, state: Works, note: "synchronous and dry run; Event is refused"},
 		// Functions.
 		s.upload(serve(schemas.CreateFunction, schemas.CreateFunctionRequest, schemas.FunctionConfiguration, s.createFunction)),
-		serve(schemas.GetFunction, schemas.GetFunctionRequest, schemas.GetFunctionResponse, s.getFunction),
+		located(serve(schemas.GetFunction, schemas.GetFunctionRequest, schemas.GetFunctionResponse, s.getFunction)),
 		serve(schemas.GetFunctionConfiguration, schemas.GetFunctionConfigurationRequest, schemas.FunctionConfiguration, s.getFunctionConfiguration),
 		s.upload(serve(schemas.UpdateFunctionCode, schemas.UpdateFunctionCodeRequest, schemas.FunctionConfiguration, s.updateFunctionCode)),
 		serve(schemas.UpdateFunctionConfiguration, schemas.UpdateFunctionConfigurationRequest, schemas.FunctionConfiguration, s.updateFunctionConfiguration),

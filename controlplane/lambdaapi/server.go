@@ -35,7 +35,8 @@
 //   - An image may be in any registry. It is resolved when it is given if its
 //     registry answers, within five seconds; else the agents pull it by its tag,
 //     and CodeSha256 is left out.
-//   - GetFunction has no Location to download the code from.
+//   - The Location of GetFunction is a URL of this server, on the host that was
+//     asked, and valid for ten minutes or until the server restarts.
 //   - Signatures are not verified: any credentials are accepted.
 package lambdaapi
 
@@ -43,6 +44,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"regexp"
@@ -63,6 +65,9 @@ type Invoker interface {
 type Artifacts interface {
 	// Put keeps content durably and returns its SHA-256 in hexadecimal and size.
 	Put(ctx context.Context, content []byte) (sha string, size int64, err error)
+	// Open returns the archive of that digest, which the caller closes. Errors:
+	// NotFound.
+	Open(ctx context.Context, sha string) (io.ReadCloser, error)
 }
 
 // Buckets are where users keep code archives.
@@ -145,7 +150,8 @@ type Server struct {
 	// bodies bounds what requests may take of memory at once.
 	bodies budget
 	// fetching has a place for the one request that reads an archive from a bucket.
-	fetching chan struct{}
+	fetching  chan struct{}
+	locations locations
 	// payload is what the body of an invoke may be.
 	payload bounds
 	// http serves when Serve is used.
@@ -169,11 +175,12 @@ func New(cfg Config) (*Server, error) {
 func newServer(cfg Config) *Server {
 	s := &Server{
 		cfg: cfg, mux: http.NewServeMux(), bodies: budget{limit: cfg.BodyMemory},
-		fetching: make(chan struct{}, 1),
-		payload:  bounds{operation: invokeOperation, limit: maxPayload, weight: weightPayload, exception: "RequestTooLargeException"},
+		fetching: make(chan struct{}, 1), locations: newLocations(),
+		payload: bounds{operation: invokeOperation, limit: maxPayload, weight: weightPayload, exception: "RequestTooLargeException"},
 	}
 	s.http = s.httpServer()
 	s.route(s.operations())
+	s.mux.HandleFunc("GET "+locationPath+"{sha}", s.download)
 	return s
 }
 
