@@ -41,13 +41,15 @@ type Runtime interface {
 	// for an image that is present costs a look-up. Blocks while downloading.
 	// Errors: InvalidArgument (malformed reference), NotFound (no such image),
 	// Unauthenticated or PermissionDenied (credentials), FailedPrecondition
-	// (not for this platform), Unavailable (registry or daemon out of reach).
+	// (not for this platform, or broken), ResourceExhausted (disk), Unavailable
+	// (registry or daemon out of reach).
 	Pull(ctx context.Context, image Image) (ImageConfig, error)
 
 	// Create prepares a sandbox: file systems, limits, network, everything
 	// but the process. The image must have been pulled. Either all of it exists
 	// afterwards or, on error, nothing. Errors: AlreadyExists, NotFound (image),
-	// InvalidArgument, ResourceExhausted (addresses, disk), Unavailable.
+	// InvalidArgument, FailedPrecondition (nothing can be mounted in the image),
+	// ResourceExhausted (addresses, disk), Unavailable.
 	Create(ctx context.Context, spec Spec) (Status, error)
 
 	// Start starts the process of a created sandbox. Errors: NotFound,

@@ -107,6 +107,8 @@ func createError(err error) error {
 	switch {
 	case errdefs.IsInvalidArgument(err):
 		code = codeInvalidConfig
+	case errdefs.IsFailedPrecondition(err):
+		code = codeInvalidImage
 	case errdefs.IsResourceExhausted(err):
 		code = codeCapacity
 	}

@@ -39,7 +39,7 @@ func TestOnlyTheHostsTroubleIsRecoverable(t *testing.T) {
 		errdefs.ErrResourceExhausted:  {"pull": codeCapacity, "code": codeCapacity, "create": codeCapacity},
 		errdefs.ErrNotFound:           {"pull": codeInvalidImage, "code": codeInternal, "create": codeInternal},
 		errdefs.ErrInvalidArgument:    {"pull": codeInvalidImage, "code": codeInvalidZip, "create": codeInvalidConfig},
-		errdefs.ErrFailedPrecondition: {"pull": codeInvalidImage, "code": codeInternal, "create": codeInternal},
+		errdefs.ErrFailedPrecondition: {"pull": codeInvalidImage, "code": codeInternal, "create": codeInvalidImage},
 		errdefs.ErrUnauthenticated:    {"pull": codeImageAccessDenied, "code": codeInternal, "create": codeInternal},
 		errdefs.ErrPermissionDenied:   {"pull": codeImageAccessDenied, "code": codeInternal, "create": codeInternal},
 		errFetchTooLong:               {"pull": codeInternal, "code": codeInternal, "create": codeInternal},

@@ -112,7 +112,7 @@ func (p *Pool) bringUp(ctx context.Context, in *incarnation, serve func(net.List
 		return release, in.awaitReturn(ctx)
 	}
 	if err := p.bounded(ctx, func(ctx context.Context) error { return p.cfg.Runtime.Start(ctx, in.id) }); err != nil {
-		return release, createError(err)
+		return release, err
 	}
 	return release, p.awaitReady(ctx, in)
 }

@@ -142,7 +142,7 @@ func (d *Driver) create(ctx context.Context, spec sandbox.Spec, img client.Image
 		return o.io, nil
 	})
 	if err != nil {
-		return sandbox.Status{}, err
+		return sandbox.Status{}, classifyContent(err)
 	}
 	info, err := container.Info(ctx, client.WithoutRefreshedMetadata)
 	if err != nil {

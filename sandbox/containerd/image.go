@@ -296,7 +296,8 @@ func classifyContent(err error) error {
 	case says("no space left on device", "disk quota exceeded"):
 		return fmt.Errorf("%w: %v", errdefs.ErrResourceExhausted, err) //nolint:errorlint // the other class is a guess
 	case says("input/output error", "read-only file system", "too many open files", "cannot allocate memory", "connection", "transport"):
-	case says("failed to extract layer", "wrong diff id", "invalid desc"):
+	case says("failed to extract layer", "wrong diff id", "invalid desc"),
+		says("error mounting") && says("too many levels of symbolic links", "not a directory"):
 		return fmt.Errorf("%w: %v", errdefs.ErrFailedPrecondition, err) //nolint:errorlint // the other class is a guess
 	}
 	return err
