@@ -155,6 +155,20 @@ func TestPublishingWhatChangedMakesNumbers(t *testing.T) {
 	same(t, "versions", []string{"f:$LATEST", "f:1", "f:2", "f:3", "f:$LATEST.PUBLISHED"}, versions)
 }
 
+func TestAnotherDescriptionOfLatestMakesAnotherVersion(t *testing.T) {
+	t.Parallel()
+	s, f := newSystem(t, nil).withFunction(), aws.String("f")
+	s.publish("", aws.String("first"))
+	must[*lambda.UpdateFunctionConfigurationOutput](t)(s.UpdateFunctionConfiguration(t.Context(),
+		&lambda.UpdateFunctionConfigurationInput{FunctionName: f, Description: aws.String("second")}))
+	if second := s.publish("", nil); *second.Version != "2" || *second.Description != "second" {
+		t.Errorf("published with a new description: version %s %q, want 2", *second.Version, *second.Description)
+	}
+	if again := s.publish("", aws.String("third")); *again.Version != "2" {
+		t.Errorf("published unchanged under another description: version %s, want 2", *again.Version)
+	}
+}
+
 func TestWhatServesGoesOnWhileLatestPublishedIsReplaced(t *testing.T) {
 	t.Parallel()
 	s, ctx, f := newSystem(t, nil).withFunction(), t.Context(), aws.String("f")

@@ -73,10 +73,14 @@ func (p publication) publish(w store.Writer, f *controlplane.Function) (*control
 	return v, w.PutVersion(*v)
 }
 
-// unchanged reports whether publishing latest would only repeat v.
+// unchanged reports whether publishing latest would only repeat v. A version
+// can be published with a description of its own, so that of $LATEST counts only
+// when $LATEST was updated since.
 func unchanged(v, latest *controlplane.Version) bool {
 	a, b := v.Config, latest.Config
-	a.Description, b.Description = "", ""
+	if !latest.ModifiedAt.After(v.ModifiedAt) {
+		a.Description, b.Description = "", ""
+	}
 	if maps.Equal(a.Variables, b.Variables) {
 		a.Variables, b.Variables = nil, nil
 	}
