@@ -30,8 +30,8 @@ func TestChangesAreRefusedAsAWSDoes(t *testing.T) {
 	_, err = s.DeleteFunction(ctx, &lambda.DeleteFunctionInput{FunctionName: f, Qualifier: aws.String("$LATEST")})
 	refused(t, err, "InvalidParameterValueException", 400, "$LATEST version cannot be deleted without deleting the function.")
 	_, err = s.DeleteCapacityProvider(ctx, &lambda.DeleteCapacityProviderInput{CapacityProviderName: aws.String("pool")})
-	refused(t, err, "ResourceConflictException", 409, "The capacity provider "+providerBase+"pool cannot be deleted because it has "+
-		"1 function versions attached, for example "+functionBase+"f:$LATEST. Delete them first.")
+	refused(t, err, "ResourceConflictException", 409, "The capacity provider is currently in use by 1 functions. "+
+		"To delete this capacity provider, first remove its association with "+functionBase+"f:$LATEST.")
 	_, err = s.GetCapacityProvider(ctx, &lambda.GetCapacityProviderInput{CapacityProviderName: other})
 	refused(t, err, "ResourceNotFoundException", 404, "Capacity provider not found: "+providerBase+"other")
 

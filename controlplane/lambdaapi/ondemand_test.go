@@ -201,8 +201,8 @@ func TestOnDemandIsRefusedWhatAWSRefuses(t *testing.T) {
 	})
 	refused(t, err, invalid, 400, "CapacityProviderConfig isn't supported for Lambda Default functions.")
 	_, err = s.DeleteCapacityProvider(ctx, &lambda.DeleteCapacityProviderInput{CapacityProviderName: aws.String("pool")})
-	refused(t, err, "ResourceConflictException", 409, "The capacity provider "+providerBase+"pool cannot be deleted because it has "+
-		"1 function versions attached, for example "+functionBase+"f:$LATEST. Delete them first.")
+	refused(t, err, "ResourceConflictException", 409, "The capacity provider is currently in use by 1 functions. "+
+		"To delete this capacity provider, first remove its association with "+functionBase+"f:$LATEST.")
 	for name, c := range map[string]struct {
 		change        func(*lambda.CreateFunctionInput)
 		code, message string

@@ -34,21 +34,10 @@ func (s *Server) createCapacityProvider(ctx context.Context, in *lambda.CreateCa
 	now := time.Now().UTC()
 	p := controlplane.CapacityProvider{
 		Name: name, ARN: s.arn("capacity-provider", string(name)), State: controlplane.ProviderPending,
-		SecurityGroups:  in.VpcConfig.SecurityGroupIds,
-		OperatorRoleARN: *in.PermissionsConfig.CapacityProviderOperatorRoleArn,
-		Architecture:    string(types.ArchitectureX8664), MaxVCPU: defaultMaxVCPU,
-		ScalingMode: string(types.CapacityProviderScalingModeAuto),
-		KMSKeyARN:   deref(in.KmsKeyArn), Tags: in.Tags, CreatedAt: now, ModifiedAt: now,
+		Architecture: string(types.ArchitectureX8664), MaxVCPU: defaultMaxVCPU,
+		ScalingMode: string(types.CapacityProviderScalingModeAuto), Tags: in.Tags, CreatedAt: now, ModifiedAt: now,
 	}
-	for _, subnet := range in.VpcConfig.SubnetIds {
-		p.Zones = append(p.Zones, controlplane.Zone(subnet))
-	}
-	if r := in.InstanceRequirements; r != nil {
-		p.AllowedTypes, p.ExcludedTypes = r.AllowedInstanceTypes, r.ExcludedInstanceTypes
-		if len(r.Architectures) > 0 {
-			p.Architecture = string(r.Architectures[0])
-		}
-	}
+	furnish(&p, in)
 	if err := scale(&p, in.CapacityProviderScalingConfig); err != nil {
 		return nil, err
 	}
@@ -117,42 +106,6 @@ func (s *Server) listCapacityProviders(ctx context.Context, in *lambda.ListCapac
 	return out, nil
 }
 
-func (s *Server) updateCapacityProvider(ctx context.Context, in *lambda.UpdateCapacityProviderInput,
-) (*lambda.UpdateCapacityProviderOutput, error) {
-	var c constraints
-	checkScaling(&c, in.CapacityProviderScalingConfig)
-	checkPropagation(&c, in.PropagateTags)
-	checkTelemetry(&c, in.TelemetryConfig)
-	if err := c.err(); err != nil {
-		return nil, err
-	}
-	name, err := s.provider(in.CapacityProviderName)
-	if err != nil {
-		return nil, err
-	}
-	var p controlplane.CapacityProvider
-	now := time.Now().UTC()
-	err = s.update(ctx, func(w store.Writer) (err error) {
-		if p, err = s.readProvider(w, name); err != nil {
-			return err
-		}
-		if p.State == controlplane.ProviderDeleting {
-			return providerState(&p)
-		}
-		if err := scale(&p, in.CapacityProviderScalingConfig); err != nil {
-			return err
-		}
-		propagate(&p, in.PropagateTags)
-		telemetry(&p, in.TelemetryConfig)
-		p.ModifiedAt = now
-		return w.PutProvider(p)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &lambda.UpdateCapacityProviderOutput{CapacityProvider: describeProvider(&p)}, nil
-}
-
 func (s *Server) deleteCapacityProvider(ctx context.Context, in *lambda.DeleteCapacityProviderInput,
 ) (*lambda.DeleteCapacityProviderOutput, error) {
 	name, err := s.provider(in.CapacityProviderName)
@@ -169,8 +122,8 @@ func (s *Server) deleteCapacityProvider(ctx context.Context, in *lambda.DeleteCa
 			return err
 		}
 		if n := len(attached); n > 0 {
-			return conflict("The capacity provider %s cannot be deleted because it has %d function versions attached, "+
-				"for example %s. Delete them first.", p.ARN, n, attached[0].arn)
+			return conflict("The capacity provider is currently in use by %d functions. To delete this capacity provider, "+
+				"first remove its association with %s.", n, attached[0].arn)
 		}
 		p.State = controlplane.ProviderDeleting
 		return w.PutProvider(p)
