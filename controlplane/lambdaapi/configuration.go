@@ -105,9 +105,7 @@ func (in *settings) check() error {
 		between(&c, "ephemeralStorage.size", in.ephemeral.Size, 512, 10240)
 	}
 	if in.environment != nil {
-		for _, name := range slices.Sorted(maps.Keys(in.environment.Variables)) {
-			c.text("environment.variables.member", &name, 0, 0, variablePattern, variableText)
-		}
+		checkVariableNames(&c, in.environment.Variables)
 	}
 	if l := in.logging; l != nil {
 		enum(&c, "loggingConfig.logFormat", l.LogFormat, l.LogFormat.Values())
@@ -124,6 +122,17 @@ func (in *settings) check() error {
 		return err
 	}
 	return in.checkVariables()
+}
+
+// checkVariableNames never shows what is in the map: AWS takes it for a secret.
+func checkVariableNames(c *constraints, variables map[string]string) {
+	for name := range variables {
+		if !variablePattern.MatchString(name) {
+			c.broken = append(c.broken, "Value at 'environment.variables' failed to satisfy constraint: Map keys must satisfy "+
+				"constraint: [Member must satisfy regular expression pattern: "+variableText+"]")
+			return
+		}
+	}
 }
 
 func (in *settings) checkCapacityProvider(c *constraints) {

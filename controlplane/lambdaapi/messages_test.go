@@ -253,6 +253,13 @@ func TestFunctionsAreRefusedAsAWSDoes(t *testing.T) {
 			},
 			"ValidationException", valid("ephemeralStorage.size", "'511'", "Member must have value greater than or equal to 512"), 400,
 		},
+		"a variable of one letter": {
+			relaxed, func(in *lambda.CreateFunctionInput) {
+				in.Environment = &types.Environment{Variables: map[string]string{"A": "secret", "OK": "y"}}
+			},
+			"ValidationException", "1 validation error detected: Value at 'environment.variables' failed to satisfy constraint: " +
+				"Map keys must satisfy constraint: [Member must satisfy regular expression pattern: [a-zA-Z]([a-zA-Z0-9_])+]", 400,
+		},
 		"a reserved variable": {
 			relaxed, func(in *lambda.CreateFunctionInput) {
 				in.Environment = &types.Environment{Variables: map[string]string{"AWS_REGION": "x", "OK": "y"}}
