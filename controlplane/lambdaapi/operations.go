@@ -155,7 +155,7 @@ func (s *Server) served() []operation {
 		serve(schemas.CreateCapacityProvider, schemas.CreateCapacityProviderRequest, schemas.CreateCapacityProviderResponse, s.createCapacityProvider),
 		serve(schemas.GetCapacityProvider, schemas.GetCapacityProviderRequest, schemas.GetCapacityProviderResponse, s.getCapacityProvider),
 		serve(schemas.ListCapacityProviders, schemas.ListCapacityProvidersRequest, schemas.ListCapacityProvidersResponse, s.listCapacityProviders),
-		serve(schemas.UpdateCapacityProvider, schemas.UpdateCapacityProviderRequest, schemas.UpdateCapacityProviderResponse, s.updateCapacityProvider),
+		widened(serve(schemas.UpdateCapacityProvider, schemas.UpdateCapacityProviderRequest, schemas.UpdateCapacityProviderResponse, s.updateCapacityProvider)).noted("takes the members of CreateCapacityProvider too, by plain HTTP"),
 		serve(schemas.DeleteCapacityProvider, schemas.DeleteCapacityProviderRequest, schemas.DeleteCapacityProviderResponse, s.deleteCapacityProvider),
 		serve(schemas.ListFunctionVersionsByCapacityProvider, schemas.ListFunctionVersionsByCapacityProviderRequest, schemas.ListFunctionVersionsByCapacityProviderResponse, s.listFunctionVersionsByCapacityProvider),
 		// Aliases.

@@ -11,31 +11,43 @@ func checkProvider(in *lambda.CreateCapacityProviderInput) error {
 	c.required("capacityProviderName", in.CapacityProviderName != nil)
 	c.text("capacityProviderName", in.CapacityProviderName, 1, 140, providerNamePattern, providerNameText)
 	c.required("vpcConfig", in.VpcConfig != nil)
+	c.required("permissionsConfig", in.PermissionsConfig != nil)
+	return checkMembers(&c, in)
+}
+
+// checkMembers checks what of a provider can be changed, as far as it is given.
+func checkMembers(c *constraints, in *lambda.CreateCapacityProviderInput) error {
 	if v := in.VpcConfig; v != nil {
 		c.required("vpcConfig.subnetIds", v.SubnetIds != nil)
-		length(&c, "vpcConfig.subnetIds", v.SubnetIds, 1, 16)
+		length(c, "vpcConfig.subnetIds", v.SubnetIds, 1, 16)
 		c.required("vpcConfig.securityGroupIds", v.SecurityGroupIds != nil)
-		length(&c, "vpcConfig.securityGroupIds", v.SecurityGroupIds, 0, 5)
+		length(c, "vpcConfig.securityGroupIds", v.SecurityGroupIds, 0, 5)
 	}
-	c.required("permissionsConfig", in.PermissionsConfig != nil)
 	if p := in.PermissionsConfig; p != nil {
 		at := "permissionsConfig.capacityProviderOperatorRoleArn"
 		c.required(at, p.CapacityProviderOperatorRoleArn != nil)
 		c.text(at, p.CapacityProviderOperatorRoleArn, 0, 0, rolePattern, roleText)
 	}
-	checkRequirements(&c, in.InstanceRequirements)
-	checkScaling(&c, in.CapacityProviderScalingConfig)
+	checkRequirements(c, in.InstanceRequirements)
+	checkScaling(c, in.CapacityProviderScalingConfig)
 	c.text("kmsKeyArn", in.KmsKeyArn, 0, 0, keyPattern, keyText)
-	checkPropagation(&c, in.PropagateTags)
-	checkTelemetry(&c, in.TelemetryConfig)
+	checkPropagation(c, in.PropagateTags)
+	checkTelemetry(c, in.TelemetryConfig)
 	if err := c.err(); err != nil {
 		return err
 	}
 	if r := in.InstanceRequirements; r != nil && len(r.AllowedInstanceTypes) > 0 && len(r.ExcludedInstanceTypes) > 0 {
 		return invalidParameter("Only one of AllowedInstanceTypes and ExcludedInstanceTypes can be set.")
 	}
+	return checkSubnets(in.VpcConfig)
+}
+
+func checkSubnets(in *types.CapacityProviderVpcConfig) error {
+	if in == nil {
+		return nil
+	}
 	seen := map[string]bool{}
-	for _, subnet := range in.VpcConfig.SubnetIds {
+	for _, subnet := range in.SubnetIds {
 		if subnet == "" || seen[subnet] {
 			return invalidParameter("SubnetIds must not be empty or repeated: '%s'", subnet)
 		}

@@ -35,6 +35,10 @@
 //   - An image may be in any registry. It is resolved when it is given if its
 //     registry answers, within five seconds; else the agents pull it by its tag,
 //     and CodeSha256 is left out.
+//   - UpdateCapacityProvider takes every member of CreateCapacityProvider except
+//     Tags, which only those can send who do without an SDK. The lists of
+//     InstanceRequirements are replaced together, and the architecture cannot
+//     change while functions are attached. Instances made otherwise are replaced.
 //   - The Location of GetFunction is a URL of this server, on the host that was
 //     asked, and valid for ten minutes or until the server restarts.
 //   - Signatures are not verified: any credentials are accepted.
