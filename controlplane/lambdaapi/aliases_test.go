@@ -1,7 +1,7 @@
 package lambdaapi_test
 
 import (
-	"maps"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -49,35 +49,44 @@ func (s *system) withAlias() *lambda.CreateAliasOutput {
 	}))
 }
 
+// aliasOf is an alias without its revision, in one line.
+func aliasOf(arn, version, description *string, routing *types.AliasRoutingConfiguration) string {
+	text := strings.TrimPrefix(*arn, functionBase) + " is " + *version
+	if routing != nil {
+		text += fmt.Sprint(" shared ", routing.AdditionalVersionWeights)
+	}
+	return text + " '" + *description + "'"
+}
+
 func TestAnAliasIsMadeMovedAndDeleted(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, nil).withVersions(2)
 	ctx, f, live := t.Context(), aws.String("f"), aws.String("live")
+	revisions := map[string]bool{}
 	made := s.withAlias()
-	if *made.AliasArn != functionBase+"f:live" || *made.Name != "live" || *made.FunctionVersion != "1" || *made.Description != "" ||
-		made.RoutingConfig != nil || *made.RevisionId == "" {
-		t.Errorf("made %+v", made)
-	}
-	shared := must[*lambda.UpdateAliasOutput](t)(s.UpdateAlias(ctx, &lambda.UpdateAliasInput{
+	same(t, "made", "f:live is 1 ''", aliasOf(made.AliasArn, made.FunctionVersion, made.Description, made.RoutingConfig))
+	revisions[*made.RevisionId] = true
+	out := must[*lambda.UpdateAliasOutput](t)(s.UpdateAlias(ctx, &lambda.UpdateAliasInput{
 		FunctionName: f, Name: live, RoutingConfig: weights("2", 0.25), Description: aws.String("canary"), RevisionId: made.RevisionId,
 	}))
-	if *shared.FunctionVersion != "1" || *shared.Description != "canary" || *shared.RevisionId == *made.RevisionId ||
-		!maps.Equal(shared.RoutingConfig.AdditionalVersionWeights, map[string]float64{"2": 0.25}) {
-		t.Errorf("changed to %+v", shared)
-	}
-	got := must[*lambda.GetAliasOutput](t)(s.GetAlias(ctx, &lambda.GetAliasInput{FunctionName: aws.String(functionBase + "f"), Name: live}))
-	if *got.RevisionId != *shared.RevisionId || !maps.Equal(got.RoutingConfig.AdditionalVersionWeights, map[string]float64{"2": 0.25}) {
-		t.Errorf("got %+v", got)
-	}
-	moved := must[*lambda.UpdateAliasOutput](t)(s.UpdateAlias(ctx, &lambda.UpdateAliasInput{
-		FunctionName: f, Name: live, FunctionVersion: aws.String("2"), RoutingConfig: &types.AliasRoutingConfiguration{},
-	}))
-	if *moved.FunctionVersion != "2" || moved.RoutingConfig != nil || *moved.Description != "canary" {
-		t.Errorf("moved to %+v", moved)
-	}
-	same := must[*lambda.UpdateAliasOutput](t)(s.UpdateAlias(ctx, &lambda.UpdateAliasInput{FunctionName: f, Name: live}))
-	if *same.RevisionId == *moved.RevisionId || *same.FunctionVersion != "2" {
-		t.Errorf("an update of nothing made %+v of %+v", same, moved)
+	same(t, "changed", "f:live is 1 shared map[2:0.25] 'canary'", aliasOf(out.AliasArn, out.FunctionVersion, out.Description, out.RoutingConfig))
+	revisions[*out.RevisionId] = true
+	for _, step := range []struct {
+		want   string
+		change lambda.UpdateAliasInput
+	}{
+		{"f:live is 1 shared map[2:0.25] 'canary'", lambda.UpdateAliasInput{}},
+		{"f:live is 2 'canary'", lambda.UpdateAliasInput{FunctionVersion: aws.String("2"), RoutingConfig: &types.AliasRoutingConfiguration{}}},
+		{"f:live is 2 ''", lambda.UpdateAliasInput{Description: aws.String("")}},
+	} {
+		step.change.FunctionName, step.change.Name = f, live
+		must[*lambda.UpdateAliasOutput](t)(s.UpdateAlias(ctx, &step.change))
+		got := must[*lambda.GetAliasOutput](t)(s.GetAlias(ctx, &lambda.GetAliasInput{FunctionName: aws.String(functionBase + "f"), Name: live}))
+		same(t, "got", step.want, aliasOf(got.AliasArn, got.FunctionVersion, got.Description, got.RoutingConfig))
+		if revisions[*got.RevisionId] {
+			t.Errorf("%s has the revision of an earlier one", step.want)
+		}
+		revisions[*got.RevisionId] = true
 	}
 	for range 2 { // the second finds nothing, and is content
 		must[*lambda.DeleteAliasOutput](t)(s.DeleteAlias(ctx, &lambda.DeleteAliasInput{FunctionName: f, Name: live}))

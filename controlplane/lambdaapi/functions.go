@@ -266,8 +266,12 @@ func (s *Server) listFunctions(ctx context.Context, in *lambda.ListFunctionsInpu
 	var c constraints
 	between(&c, "maxItems", in.MaxItems, 1, 10000)
 	enum(&c, "functionVersion", in.FunctionVersion, in.FunctionVersion.Values())
+	c.text("masterRegion", in.MasterRegion, 0, 0, masterRegionPattern, masterRegionText)
 	if err := c.err(); err != nil {
 		return nil, err
+	}
+	if in.MasterRegion != nil {
+		return listReplicas(in)
 	}
 	var all []described
 	err := s.cfg.DB.View(ctx, func(r store.Reader) error {

@@ -136,13 +136,14 @@ func (s *Server) served() []operation {
 	return []operation{
 		{schema: schemas.Invoke, handle: s.invoke, state: Works, note: "synchronous and dry run; Event is refused"},
 		// Functions.
-		s.upload(serve(schemas.CreateFunction, schemas.CreateFunctionRequest, schemas.FunctionConfiguration, s.createFunction)),
+		s.upload(serve(schemas.CreateFunction, schemas.CreateFunctionRequest, schemas.FunctionConfiguration, s.createFunction)).
+			noted("refuses what is not in the scope, and Layers; Role, KMSKeyArn, TracingConfig and DeadLetterConfig are kept and returned only"),
 		located(serve(schemas.GetFunction, schemas.GetFunctionRequest, schemas.GetFunctionResponse, s.getFunction)),
 		serve(schemas.GetFunctionConfiguration, schemas.GetFunctionConfigurationRequest, schemas.FunctionConfiguration, s.getFunctionConfiguration),
 		s.upload(serve(schemas.UpdateFunctionCode, schemas.UpdateFunctionCodeRequest, schemas.FunctionConfiguration, s.updateFunctionCode)),
-		serve(schemas.UpdateFunctionConfiguration, schemas.UpdateFunctionConfigurationRequest, schemas.FunctionConfiguration, s.updateFunctionConfiguration),
-		serve(schemas.DeleteFunction, schemas.DeleteFunctionRequest, schemas.DeleteFunctionResponse, s.deleteFunction).noted("answers 202: the function is described with State Deleting until its environments are gone"),
-		serve(schemas.ListFunctions, schemas.ListFunctionsRequest, schemas.ListFunctionsResponse, s.listFunctions),
+		serve(schemas.UpdateFunctionConfiguration, schemas.UpdateFunctionConfigurationRequest, schemas.FunctionConfiguration, s.updateFunctionConfiguration).noted("as CreateFunction"),
+		serve(schemas.DeleteFunction, schemas.DeleteFunctionRequest, schemas.DeleteFunctionResponse, s.deleteFunction).noted("the function is described with State Deleting until its environments are gone"),
+		serve(schemas.ListFunctions, schemas.ListFunctionsRequest, schemas.ListFunctionsResponse, s.listFunctions).noted("no function is a replica of a MasterRegion"),
 		serve(schemas.PublishVersion, schemas.PublishVersionRequest, schemas.FunctionConfiguration, s.publishVersion),
 		serve(schemas.ListVersionsByFunction, schemas.ListVersionsByFunctionRequest, schemas.ListVersionsByFunctionResponse, s.listVersionsByFunction),
 		// Scaling and concurrency.
@@ -152,10 +153,11 @@ func (s *Server) served() []operation {
 		serve(schemas.GetFunctionConcurrency, schemas.GetFunctionConcurrencyRequest, schemas.GetFunctionConcurrencyResponse, s.getFunctionConcurrency),
 		serveEmpty(schemas.DeleteFunctionConcurrency, schemas.DeleteFunctionConcurrencyRequest, s.deleteFunctionConcurrency),
 		// Capacity providers.
-		serve(schemas.CreateCapacityProvider, schemas.CreateCapacityProviderRequest, schemas.CreateCapacityProviderResponse, s.createCapacityProvider),
+		serve(schemas.CreateCapacityProvider, schemas.CreateCapacityProviderRequest, schemas.CreateCapacityProviderResponse, s.createCapacityProvider).
+			noted("security groups, operator role, instance types and KmsKeyArn mean nothing to local and static fleets; scaling policies, PropagateTags and TelemetryConfig are kept and returned only"),
 		serve(schemas.GetCapacityProvider, schemas.GetCapacityProviderRequest, schemas.GetCapacityProviderResponse, s.getCapacityProvider),
 		serve(schemas.ListCapacityProviders, schemas.ListCapacityProvidersRequest, schemas.ListCapacityProvidersResponse, s.listCapacityProviders),
-		widened(serve(schemas.UpdateCapacityProvider, schemas.UpdateCapacityProviderRequest, schemas.UpdateCapacityProviderResponse, s.updateCapacityProvider)).noted("takes the members of CreateCapacityProvider too, by plain HTTP"),
+		widened(serve(schemas.UpdateCapacityProvider, schemas.UpdateCapacityProviderRequest, schemas.UpdateCapacityProviderResponse, s.updateCapacityProvider)).noted("as CreateCapacityProvider, whose members it takes too, by plain HTTP"),
 		serve(schemas.DeleteCapacityProvider, schemas.DeleteCapacityProviderRequest, schemas.DeleteCapacityProviderResponse, s.deleteCapacityProvider),
 		serve(schemas.ListFunctionVersionsByCapacityProvider, schemas.ListFunctionVersionsByCapacityProviderRequest, schemas.ListFunctionVersionsByCapacityProviderResponse, s.listFunctionVersionsByCapacityProvider),
 		// Aliases.

@@ -1,9 +1,14 @@
 package lambdaapi
 
 import (
+	"cmp"
 	"encoding/base64"
+	"regexp"
 	"slices"
 	"strings"
+
+	lambda "github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
 )
 
 // markerPrefix begins what a marker says, to tell one of ours from any other
@@ -43,4 +48,18 @@ func readMarker(marker string) (last string, err error) {
 		return "", invalidParameter("Invalid value for marker: %s", marker)
 	}
 	return last, nil
+}
+
+const masterRegionText = `ALL|(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}`
+
+var masterRegionPattern = regexp.MustCompile(`^(?:` + masterRegionText + `)$`)
+
+// listReplicas lists the functions that were replicated from another region:
+// there are none here.
+func listReplicas(in *lambda.ListFunctionsInput) (*lambda.ListFunctionsOutput, error) {
+	if in.FunctionVersion != types.FunctionVersionAll {
+		return nil, invalidParameter("The combination MasterArn=%s and FunctionVersion=%s is not supported. Please see our "+
+			"documentation for valid combinations of ListFunctions options.", *in.MasterRegion, cmp.Or(in.FunctionVersion, "NULL"))
+	}
+	return &lambda.ListFunctionsOutput{Functions: []types.FunctionConfiguration{}}, nil
 }

@@ -192,122 +192,6 @@ func TestNoFunctionHasACodeSigningConfig(t *testing.T) {
 	refused(t, err, missing, 404, "Function not found: "+functionBase+"g")
 }
 
-func TestEventInvokeConfigsAreKept(t *testing.T) {
-	t.Parallel()
-	s := newSystem(t, nil).withVersions(1)
-	s.withAlias()
-	ctx, f := t.Context(), aws.String("f")
-	put := must[*lambda.PutFunctionEventInvokeConfigOutput](t)(s.PutFunctionEventInvokeConfig(ctx,
-		&lambda.PutFunctionEventInvokeConfigInput{FunctionName: f, MaximumRetryAttempts: aws.Int32(0)}))
-	if *put.FunctionArn != functionBase+"f:$LATEST" || *put.MaximumRetryAttempts != 0 || put.MaximumEventAgeInSeconds != nil ||
-		put.DestinationConfig.OnSuccess == nil || put.DestinationConfig.OnFailure == nil || put.LastModified == nil {
-		t.Errorf("put %+v", put)
-	}
-	queue, topic := "arn:aws:sqs:us-east-1:123456789012:q", "arn:aws:sns:us-east-1:123456789012:t"
-	must[*lambda.UpdateFunctionEventInvokeConfigOutput](t)(s.UpdateFunctionEventInvokeConfig(ctx, &lambda.UpdateFunctionEventInvokeConfigInput{
-		FunctionName: f, MaximumEventAgeInSeconds: aws.Int32(60), DestinationConfig: &types.DestinationConfig{
-			OnSuccess: &types.OnSuccess{Destination: &queue}, OnFailure: &types.OnFailure{Destination: &topic},
-		},
-	}))
-	got := must[*lambda.GetFunctionEventInvokeConfigOutput](t)(s.GetFunctionEventInvokeConfig(ctx, &lambda.GetFunctionEventInvokeConfigInput{FunctionName: f}))
-	if *got.MaximumRetryAttempts != 0 || *got.MaximumEventAgeInSeconds != 60 || *got.DestinationConfig.OnSuccess.Destination != queue ||
-		*got.DestinationConfig.OnFailure.Destination != topic || got.LastModified.Before(*put.LastModified) {
-		t.Errorf("changed to %+v", got)
-	}
-	for _, q := range []string{"live", "1"} { // a put forgets what it does not say
-		for _, in := range []*lambda.PutFunctionEventInvokeConfigInput{
-			{MaximumRetryAttempts: aws.Int32(2), DestinationConfig: &types.DestinationConfig{OnFailure: &types.OnFailure{Destination: aws.String("arn:aws:s3:::bucket")}}},
-			{MaximumEventAgeInSeconds: aws.Int32(21600)},
-		} {
-			in.FunctionName, in.Qualifier = f, &q
-			put = must[*lambda.PutFunctionEventInvokeConfigOutput](t)(s.PutFunctionEventInvokeConfig(ctx, in))
-		}
-		if put.MaximumRetryAttempts != nil || *put.MaximumEventAgeInSeconds != 21600 || put.DestinationConfig.OnFailure.Destination != nil {
-			t.Errorf("put again %+v", put)
-		}
-	}
-	var arns []string
-	for p := lambda.NewListFunctionEventInvokeConfigsPaginator(s.Client, &lambda.ListFunctionEventInvokeConfigsInput{FunctionName: f, MaxItems: aws.Int32(1)}); p.HasMorePages(); {
-		out := must[*lambda.ListFunctionEventInvokeConfigsOutput](t)(p.NextPage(ctx))
-		arns = append(arns, *out.FunctionEventInvokeConfigs[0].FunctionArn)
-	}
-	if !slices.Equal(arns, []string{functionBase + "f:$LATEST", functionBase + "f:1", functionBase + "f:live"}) {
-		t.Errorf("listed %v", arns)
-	}
-	remove := &lambda.DeleteFunctionEventInvokeConfigInput{FunctionName: f, Qualifier: aws.String("live")}
-	must[*lambda.DeleteFunctionEventInvokeConfigOutput](t)(s.DeleteFunctionEventInvokeConfig(ctx, remove))
-	refused(t, second(s.DeleteFunctionEventInvokeConfig(ctx, remove)), missing, 404,
-		"The function "+functionBase+"f:live doesn't have an EventInvokeConfig")
-}
-
-func TestEventInvokeConfigsAreRefusedAsAWSDoes(t *testing.T) {
-	t.Parallel()
-	s := newSystem(t, nil).withFunction()
-	ctx := t.Context()
-	const pattern = `Member must satisfy regular expression pattern: $|kafka://([^.]([a-zA-Z0-9\-_.]{0,248}))|arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\-])+:((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1})?:(\d{12})?:(.*)`
-	success := func(arn string) *types.DestinationConfig {
-		return &types.DestinationConfig{OnSuccess: &types.OnSuccess{Destination: &arn}}
-	}
-	strange := "arn:aws:_-/!lambda:us-east-1:123456789012:function:g"
-	for name, c := range map[string]struct {
-		in            lambda.PutFunctionEventInvokeConfigInput
-		code, message string
-		status        int
-	}{
-		"nothing":                      {lambda.PutFunctionEventInvokeConfigInput{}, invalidValue, "You must specify at least one of error handling or destination setting.", 400},
-		"a function that is not there": {lambda.PutFunctionEventInvokeConfigInput{FunctionName: aws.String("g"), MaximumRetryAttempts: aws.Int32(1)}, missing, "The function doesn't exist.", 404},
-		"a version that is not there":  {lambda.PutFunctionEventInvokeConfigInput{Qualifier: aws.String("7"), MaximumRetryAttempts: aws.Int32(1)}, missing, "The function doesn't exist.", 404},
-		"an alias that is not there":   {lambda.PutFunctionEventInvokeConfigInput{Qualifier: aws.String("x"), MaximumRetryAttempts: aws.Int32(1)}, missing, "The function doesn't exist.", 404},
-		"two qualifiers": {
-			lambda.PutFunctionEventInvokeConfigInput{FunctionName: aws.String("f:1"), Qualifier: aws.String("2"), MaximumRetryAttempts: aws.Int32(1)},
-			invalidValue, "The derived qualifier from the function name does not match the specified qualifier.", 400,
-		},
-		"3 attempts": {lambda.PutFunctionEventInvokeConfigInput{MaximumRetryAttempts: aws.Int32(3)}, validation, valid("maximumRetryAttempts", "'3'", "Member must have value less than or equal to 2"), 400},
-		"59 seconds": {lambda.PutFunctionEventInvokeConfigInput{MaximumEventAgeInSeconds: aws.Int32(59)}, validation, valid("maximumEventAgeInSeconds", "'59'", "Member must have value greater than or equal to 60"), 400},
-		"itself": {
-			lambda.PutFunctionEventInvokeConfigInput{DestinationConfig: success(functionBase + "f")},
-			invalidValue, "You can't specify the function as a destination for itself.", 400,
-		},
-		"another that is not there": {
-			lambda.PutFunctionEventInvokeConfigInput{DestinationConfig: success(functionBase + "none")},
-			invalidValue, "The destination ARN " + functionBase + "none is invalid.", 400,
-		},
-		"another service": {
-			lambda.PutFunctionEventInvokeConfigInput{DestinationConfig: success("arn:aws:iam:us-east-1:123456789012:function:g")},
-			invalidValue, "The provided destination config DestinationConfig(onSuccess=OnSuccess(destination=" +
-				"arn:aws:iam:us-east-1:123456789012:function:g), onFailure=null) is invalid.", 400,
-		},
-		"no ARN": {
-			lambda.PutFunctionEventInvokeConfigInput{DestinationConfig: &types.DestinationConfig{OnFailure: &types.OnFailure{Destination: &strange}}},
-			validation, valid("destinationConfig.onFailure.destination", "'"+strange+"'", pattern), 400,
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if c.in.FunctionName == nil {
-				c.in.FunctionName = aws.String("f")
-			}
-			refused(t, second(s.PutFunctionEventInvokeConfig(ctx, &c.in)), c.code, c.status, c.message)
-		})
-	}
-	none := func(q string) string {
-		return "The function " + functionBase + q + " doesn't have an EventInvokeConfig"
-	}
-	for name, c := range map[string]struct {
-		err     error
-		message string
-	}{
-		"get of no function":    {second(s.GetFunctionEventInvokeConfig(ctx, &lambda.GetFunctionEventInvokeConfigInput{FunctionName: aws.String("g")})), none("g:$LATEST")},
-		"get of no version":     {second(s.GetFunctionEventInvokeConfig(ctx, &lambda.GetFunctionEventInvokeConfigInput{FunctionName: aws.String("f:x")})), none("f:x")},
-		"get of none":           {second(s.GetFunctionEventInvokeConfig(ctx, &lambda.GetFunctionEventInvokeConfigInput{FunctionName: aws.String("f")})), none("f:$LATEST")},
-		"deletion of none":      {second(s.DeleteFunctionEventInvokeConfig(ctx, &lambda.DeleteFunctionEventInvokeConfigInput{FunctionName: aws.String("f")})), none("f:$LATEST")},
-		"update of none":        {second(s.UpdateFunctionEventInvokeConfig(ctx, &lambda.UpdateFunctionEventInvokeConfigInput{FunctionName: aws.String("f"), MaximumRetryAttempts: aws.Int32(1)})), none("f:$LATEST")},
-		"update of no function": {second(s.UpdateFunctionEventInvokeConfig(ctx, &lambda.UpdateFunctionEventInvokeConfigInput{FunctionName: aws.String("g"), MaximumRetryAttempts: aws.Int32(1)})), "The function doesn't exist."},
-		"list of no function":   {second(s.ListFunctionEventInvokeConfigs(ctx, &lambda.ListFunctionEventInvokeConfigsInput{FunctionName: aws.String("g")})), "The function doesn't exist."},
-	} {
-		t.Run(name, func(t *testing.T) { refused(t, c.err, missing, 404, c.message) })
-	}
-}
-
 // TestListsSurviveWhatIsMadeMeanwhile lists functions and their versions in
 // pages of one while others are made before and after.
 func TestListsSurviveWhatIsMadeMeanwhile(t *testing.T) {
@@ -336,4 +220,18 @@ func TestListsSurviveWhatIsMadeMeanwhile(t *testing.T) {
 	if !slices.Equal(order, want) || slices.Max(slices.Collect(maps.Values(seen))) != 1 {
 		t.Errorf("listed %v\nwant   %v", order, want)
 	}
+}
+
+func TestNoFunctionIsAReplicaOfAnotherRegion(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t, nil).withFunction()
+	out := must[*lambda.ListFunctionsOutput](t)(s.ListFunctions(t.Context(), &lambda.ListFunctionsInput{
+		MasterRegion: aws.String("eu-west-1"), FunctionVersion: types.FunctionVersionAll,
+	}))
+	if len(out.Functions) != 0 {
+		t.Errorf("%d functions are replicas", len(out.Functions))
+	}
+	_, err := s.ListFunctions(t.Context(), &lambda.ListFunctionsInput{MasterRegion: aws.String("eu-west-1")})
+	refused(t, err, invalidValue, 400, "The combination MasterArn=eu-west-1 and FunctionVersion=NULL is not supported. Please see our "+
+		"documentation for valid combinations of ListFunctions options.")
 }
