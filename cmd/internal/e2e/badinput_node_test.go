@@ -210,7 +210,7 @@ func (s *stack) three() error {
 func (s *stack) create(t *testing.T, b bad) {
 	t.Helper()
 	if b.zip == nil {
-		b.zip = archiveOf(t, "bad")
+		b.zip = zippedProgram(t, "bad")
 	}
 	_, err := s.lambda.CreateFunction(t.Context(), &lambda.CreateFunctionInput{
 		FunctionName: aws.String(b.name), Role: aws.String(role), Runtime: types.RuntimeProvidedal2023,
@@ -229,8 +229,8 @@ func (s *stack) create(t *testing.T, b bad) {
 	}
 }
 
-// archiveOf zips a program as a bootstrap.
-func archiveOf(t *testing.T, name string) []byte {
+// zippedProgram zips a program as a bootstrap.
+func zippedProgram(t *testing.T, name string) []byte {
 	t.Helper()
 	body, err := os.ReadFile(filepath.Join(bins, name))
 	if err != nil {
@@ -356,7 +356,7 @@ func (s *stack) recovers(t *testing.T) {
 		t.Fatalf("got %s", f.State)
 	}
 	begin := time.Now()
-	s.update(t, name, archiveOf(t, "probe"))
+	s.update(t, name, zippedProgram(t, "probe"))
 	f := s.published(t, name, settled)
 	if f.State != types.StateActive || f.StateReason != nil || f.StateReasonCode != "" {
 		t.Errorf("got %s, %s: %s", f.State, f.StateReasonCode, aws.ToString(f.StateReason))
@@ -398,7 +398,7 @@ func (s *stack) goesOn(t *testing.T) {
 	if after, _, err := s.invoke(t.Context(), event{}); err != nil || after.Started != before.Started {
 		t.Errorf("invoking: %+v %v, want what served before: %+v", after, err, before)
 	}
-	s.update(t, functionName, archiveOf(t, "probe"))
+	s.update(t, functionName, zippedProgram(t, "probe"))
 	if f := s.published(t, functionName, settled); f.LastUpdateStatus != types.LastUpdateStatusSuccessful {
 		t.Errorf("a good one: %s %s: %s", f.LastUpdateStatus, f.LastUpdateStatusReasonCode, aws.ToString(f.LastUpdateStatusReason))
 	}
