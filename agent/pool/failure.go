@@ -117,7 +117,11 @@ func createError(err error) error {
 
 // said is err without its class, which the code tells already.
 func said(err error) string {
-	return strings.TrimSuffix(err.Error(), ": "+errdefs.ErrInvalidArgument.Error())
+	text := err.Error()
+	for _, class := range []error{errdefs.ErrInvalidArgument, errdefs.ErrFailedPrecondition, errdefs.ErrResourceExhausted} {
+		text = strings.TrimSuffix(text, ": "+class.Error())
+	}
+	return text
 }
 
 // initError is a failed initialisation as the runtime reported it.

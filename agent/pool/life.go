@@ -126,7 +126,14 @@ func (p *Pool) pull(ctx context.Context, image agent.Image) (sandbox.ImageConfig
 			return sandbox.ImageConfig{}, err
 		}
 	}
-	return p.cfg.Runtime.Pull(ctx, sandbox.Image{Ref: image.Ref, Username: image.Username, Password: image.Password})
+	config, err := p.cfg.Runtime.Pull(ctx, sandbox.Image{Ref: image.Ref, Username: image.Username, Password: image.Password})
+	switch {
+	case !errdefs.IsUnauthorized(err) && !errdefs.IsPermissionDenied(err):
+		return config, err
+	case image.Username == "":
+		return config, fmt.Errorf("the registry wants credentials, and this host has none for it: %w", err)
+	}
+	return config, fmt.Errorf("the registry refuses the credentials that this host has for it, of user %q: %w", image.Username, err)
 }
 
 // prepare fetches image and code and makes the spec.
@@ -152,7 +159,7 @@ func (p *Pool) prepare(ctx context.Context, in *incarnation) (sandbox.Spec, func
 	}
 	spec := b.spec()
 	if len(spec.Args) == 0 {
-		return spec, release, &startError{code: codeInvalidEntryPoint, reason: "image has neither entry point nor command", class: errdefs.ErrFailedPrecondition}
+		return spec, release, &startError{code: codeInvalidEntryPoint, reason: "Runtime.InvalidEntrypoint: image has neither entry point nor command", class: errdefs.ErrFailedPrecondition}
 	}
 	return spec, release, nil
 }

@@ -375,7 +375,7 @@ func TestFailedStartsSayWhyAndBackOff(t *testing.T) {
 		}, "InvalidImage", "no such image"},
 		{"credentials", serves, func(w *world, _ *codeStub) {
 			w.host.Fail(fake.Pull, fmt.Errorf("who are you: %w", errdefs.ErrUnauthenticated), 100)
-		}, "ImageAccessDenied", "who are you"},
+		}, "ImageAccessDenied", "the registry wants credentials, and this host has none for it: "},
 		{"addresses", serves, func(w *world, _ *codeStub) {
 			w.host.Fail(fake.Create, fmt.Errorf("no address left: %w", errdefs.ErrResourceExhausted), 100)
 		}, "InsufficientCapacity", "no address left"},

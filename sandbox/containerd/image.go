@@ -22,6 +22,8 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/hearth-compute/hearth/sandbox"
 	"github.com/hearth-compute/hearth/sandbox/builtin"
@@ -281,24 +283,27 @@ func classifyPull(err error) error {
 	case strings.Contains(err.Error(), "no match for platform"): // containerd has no class for it
 		return fmt.Errorf("%w: %v", errdefs.ErrFailedPrecondition, err) //nolint:errorlint // it is NotFound, which would win
 	}
-	return classifyContent(classify(err))
+	return classify(classifyContent(err))
 }
 
 // classifyContent tells images that are broken, which trying again does not help,
 // from hosts that are in trouble: containerd has no class for either and tells
 // what the kernel said in words only.
 func classifyContent(err error) error {
+	if errdefs.IsUnavailable(err) || status.Code(err) == codes.Unavailable {
+		return err
+	}
 	text := err.Error()
 	says := func(parts ...string) bool {
 		return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(text, part) })
 	}
 	switch {
 	case says("no space left on device", "disk quota exceeded"):
-		return fmt.Errorf("%w: %v", errdefs.ErrResourceExhausted, err) //nolint:errorlint // the other class is a guess
-	case says("input/output error", "read-only file system", "too many open files", "cannot allocate memory", "connection", "transport"):
+		return fmt.Errorf("%v: %w", err, errdefs.ErrResourceExhausted) //nolint:errorlint // it has another class, or none
+	case says("input/output error", "read-only file system", "too many open files", "cannot allocate memory", "connection"):
 	case says("failed to extract layer", "wrong diff id", "invalid desc"),
 		says("error mounting") && says("too many levels of symbolic links", "not a directory"):
-		return fmt.Errorf("%w: %v", errdefs.ErrFailedPrecondition, err) //nolint:errorlint // the other class is a guess
+		return fmt.Errorf("%v: %w", err, errdefs.ErrFailedPrecondition) //nolint:errorlint // it has another class, or none
 	}
 	return err
 }
