@@ -41,6 +41,10 @@
 //     change while functions are attached. Instances made otherwise are replaced.
 //   - The Location of GetFunction is a URL of this server, on the host that was
 //     asked, and valid for ten minutes or until the server restarts.
+//   - Tags and permissions do not change the RevisionId of a function: that would
+//     roll it. A policy has one of its own.
+//   - The account has no limit of invokes at once or of code in all, and
+//     GetAccountSettings says so with the greatest numbers there are.
 //   - Signatures are not verified: any credentials are accepted.
 package lambdaapi
 
