@@ -286,7 +286,7 @@ func classify(what string, err error) error {
 		return invalid("%s: %v", what, err)
 	}
 	switch errno { //nolint:exhaustive // there are more than a hundred
-	case syscall.EEXIST, syscall.ENOTDIR, syscall.EISDIR, syscall.ENAMETOOLONG, syscall.EINVAL, syscall.ELOOP:
+	case syscall.EEXIST, syscall.ENOTDIR, syscall.EISDIR, syscall.ENAMETOOLONG, syscall.EINVAL, syscall.ELOOP, syscall.EILSEQ:
 		return invalid("%s: %v", what, err)
 	}
 	return hostFault(what, err)

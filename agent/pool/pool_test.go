@@ -380,6 +380,12 @@ func TestFailedStartsSayWhyAndBackOff(t *testing.T) {
 			w.host.Fail(fake.Create, fmt.Errorf("no address left: %w", errdefs.ErrResourceExhausted), 100)
 		}, "InsufficientCapacity", "no address left"},
 		{"code", serves, func(_ *world, c *codeStub) { c.fail = fmt.Errorf("bad zip: %w", errdefs.ErrInvalidArgument) }, "InvalidZipFileException", "bad zip"},
+		{"no room for code", serves, func(_ *world, c *codeStub) {
+			c.fail = fmt.Errorf("9 bytes do not fit the code cache: %w", errdefs.ErrResourceExhausted)
+		}, "InsufficientCapacity", "9 bytes do not fit the code cache"},
+		{"registry away", serves, func(w *world, _ *codeStub) {
+			w.host.Fail(fake.Pull, fmt.Errorf("connection refused: %w", errdefs.ErrUnavailable), 100)
+		}, "InternalError", "connection refused"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -425,6 +431,30 @@ func TestARuntimeHasItsWholeInitTimeout(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestTheHostsFailuresAreNotTheFunctions: a function that fails for the first
+// time after its host has failed often has failed once.
+func TestTheHostsFailuresAreNotTheFunctions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		w.image("image", func(context.Context, *fake.Process) int { return 1 })
+		w.host.Fail(fake.Pull, fmt.Errorf("connection refused: %w", errdefs.ErrUnavailable), 4)
+		w.apply(set(1, assignment("e-1")))
+		seen := map[string]int{} // failures when the code changed
+		for range 1000 {
+			time.Sleep(10 * time.Millisecond)
+			synctest.Wait()
+			if s := w.pool.Statuses()[0]; s.ReasonCode != "" && seen[s.ReasonCode] == 0 {
+				seen[s.ReasonCode] = s.Failures
+			}
+		}
+		want := map[string]int{"InternalError": 1, "FunctionError.RuntimeInitError": 1}
+		if d := cmp.Diff(want, seen); d != "" {
+			t.Error(d)
+		}
+	})
 }
 
 // failsThenRecovers starts an environment that cannot start for a while and
