@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 )
@@ -17,6 +18,10 @@ func newConnListener() *connListener {
 	return &connListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 }
 
+// errListenerClosed is not net.ErrClosed, which a connection ends with that was
+// given up while it was being made.
+var errListenerClosed = errors.New("no more connections are served")
+
 // serve hands conn to the server and returns nil when it has been closed.
 func (l *connListener) serve(ctx context.Context, conn net.Conn) error {
 	watched := &watchedConn{Conn: conn, gone: make(chan struct{})}
@@ -24,7 +29,7 @@ func (l *connListener) serve(ctx context.Context, conn net.Conn) error {
 	case l.conns <- watched:
 	case <-l.closed:
 		_ = conn.Close()
-		return net.ErrClosed
+		return errListenerClosed
 	case <-ctx.Done():
 		_ = conn.Close()
 		return context.Cause(ctx)

@@ -250,7 +250,7 @@ func (s *Session) serveData(ctx context.Context, address string, conns *connList
 			err = conns.serve(ctx, conn)
 		}
 		switch {
-		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
+		case ctx.Err() != nil || errors.Is(err, errListenerClosed):
 			return
 		case err != nil:
 			s.cfg.Log.DebugContext(ctx, "data connection failed", "control", address, "err", err)

@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -312,7 +313,25 @@ func (h *hosts) dial(ctx context.Context, address string) (net.Conn, error) {
 	if lis == nil {
 		return nil, errors.New("connection refused")
 	}
-	return lis.DialContext(ctx)
+	conn, err := lis.DialContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &likeTCP{Conn: conn}, nil
+}
+
+// likeTCP is a connection that may be closed only once.
+type likeTCP struct {
+	net.Conn
+
+	closed atomic.Bool
+}
+
+func (c *likeTCP) Close() error {
+	if c.closed.Swap(true) {
+		return net.ErrClosed
+	}
+	return c.Conn.Close()
 }
 
 // running is a session at work.
