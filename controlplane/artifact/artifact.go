@@ -5,6 +5,8 @@
 //
 //  1. What Open returns is what some Put was given, whole, or an error.
 //  2. In a directory, what Put returned nil for survives a crash of the machine.
+//  3. Sweep leaves what was Put since the time it is given, again or for the
+//     first time: who puts an archive has until then to write down its name.
 package artifact
 
 import (
@@ -29,6 +31,7 @@ type Store struct {
 	// persist makes the object of that name survive a crash of the machine; nil
 	// when the bucket does so itself.
 	persist func(name string) error
+	names   turns
 }
 
 // New returns a store in bucket, which Close closes.
@@ -59,6 +62,11 @@ func OpenDir(dir string) (*Store, error) {
 func (s *Store) Put(ctx context.Context, content []byte) (sha string, size int64, err error) {
 	sum := sha256.Sum256(content)
 	sha = hex.EncodeToString(sum[:])
+	done, err := s.names.take(ctx, sha)
+	if err != nil {
+		return "", 0, err
+	}
+	defer done()
 	err = s.bucket.WriteAll(ctx, sha, content, &blob.WriterOptions{
 		ContentType: "application/zip", DisableContentTypeDetection: true,
 	})

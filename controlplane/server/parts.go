@@ -54,7 +54,7 @@ func (s *Server) wireLoop(cfg Config, tokens *sessions.Tokens, route *router.Rou
 		DB: s.db, Agents: s.agents, Fleet: cloud, Tokens: tokens, Router: route, Image: images.Image,
 		Policy: policy, Logger: s.log.With("part", "reconcile"), Metrics: loopMetrics,
 	})
-	s.loops = append(s.loops, s.loop.Run)
+	s.loops = append(s.loops, s.loop.Run, s.sweepCode)
 	return nil
 }
 
