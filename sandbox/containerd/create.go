@@ -66,6 +66,9 @@ func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Status,
 	if err := d.cfg.validate(spec); err != nil {
 		return sandbox.Status{}, err
 	}
+	if err := d.cfg.checkSpace(); err != nil {
+		return sandbox.Status{}, d.fail("creating", spec.ID, err)
+	}
 	unlock, err := d.locks.lock(ctx, spec.ID)
 	if err != nil {
 		return sandbox.Status{}, d.fail("creating", spec.ID, err)

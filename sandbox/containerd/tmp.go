@@ -15,6 +15,22 @@ import (
 	"github.com/hearth-compute/hearth/sandbox"
 )
 
+// minSpace is what must be free for a sandbox to be created: what makeTmp and
+// the network write, and something for those that run.
+const minSpace = 16 << 20
+
+// checkSpace refuses early, with a reason for people, what would fail half-way.
+func (c Config) checkSpace() error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(c.DataDir, &fs); err != nil {
+		return err
+	}
+	if free := fs.Bavail * uint64(fs.Bsize); free < minSpace { //nolint:gosec // G115: a block is not negative
+		return fmt.Errorf("the disk is full: %d bytes are free below %s, a sandbox needs %d: %w", free, c.DataDir, minSpace, errdefs.ErrResourceExhausted)
+	}
+	return nil
+}
+
 // makeTmp makes the file system on /tmp: ext4 without a journal in a sparse file
 // of exactly size bytes, mounted by a loop device that goes with the mount.
 func (d *Driver) makeTmp(ctx context.Context, id sandbox.ID, size sandbox.Bytes) error {
