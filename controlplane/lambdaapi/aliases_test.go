@@ -2,6 +2,7 @@ package lambdaapi_test
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -11,8 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/hearth-compute/hearth/controlplane"
-	"github.com/hearth-compute/hearth/controlplane/store"
+	"github.com/hearth-compute/hearth/controlplane/lambdaapi"
 )
 
 const (
@@ -293,86 +293,26 @@ func aliasNames(aliases []types.AliasConfiguration) (names []string) {
 func TestAMarkerOfNobodyIsRefusedByEveryList(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, nil).withFunction()
-	ctx, f, m := t.Context(), aws.String("f"), aws.String("garbage")
-	for name, err := range map[string]error{
-		"functions": second(s.ListFunctions(ctx, &lambda.ListFunctionsInput{Marker: m})),
-		"versions":  second(s.ListVersionsByFunction(ctx, &lambda.ListVersionsByFunctionInput{FunctionName: f, Marker: m})),
-		"aliases":   second(s.ListAliases(ctx, &lambda.ListAliasesInput{FunctionName: f, Marker: m})),
-		"providers": second(s.ListCapacityProviders(ctx, &lambda.ListCapacityProvidersInput{Marker: m})),
-		"attached": second(s.ListFunctionVersionsByCapacityProvider(ctx,
-			&lambda.ListFunctionVersionsByCapacityProviderInput{CapacityProviderName: aws.String("pool"), Marker: m})),
-		"event invoke": second(s.ListFunctionEventInvokeConfigs(ctx, &lambda.ListFunctionEventInvokeConfigsInput{FunctionName: f, Marker: m})),
-	} {
-		t.Run(name, func(t *testing.T) { refused(t, err, invalidValue, 400, "Invalid value for marker: garbage") })
-	}
-}
-
-// TestNothingOfAFunctionBeingDeletedChanges tries every change of a function
-// but those of TestChangesAreRefusedAsAWSDoes.
-func TestNothingOfAFunctionBeingDeletedChanges(t *testing.T) {
-	t.Parallel()
-	s := newSystem(t, nil).withVersions(1)
-	s.withAlias()
-	ctx, f, arn := t.Context(), aws.String("f"), aws.String(functionBase+"f")
-	must[*lambda.DeleteFunctionOutput](t)(s.DeleteFunction(ctx, &lambda.DeleteFunctionInput{FunctionName: f}))
-	for name, err := range map[string]error{
-		"CreateAlias": second(s.CreateAlias(ctx, &lambda.CreateAliasInput{FunctionName: f, Name: aws.String("x"), FunctionVersion: aws.String("$LATEST")})),
-		"UpdateAlias": second(s.UpdateAlias(ctx, &lambda.UpdateAliasInput{FunctionName: f, Name: aws.String("live")})),
-		"DeleteAlias": second(s.DeleteAlias(ctx, &lambda.DeleteAliasInput{FunctionName: f, Name: aws.String("live")})),
-		"TagResource": second(s.TagResource(ctx, &lambda.TagResourceInput{Resource: arn, Tags: map[string]string{"a": "b"}})),
-		"UntagResource": second(s.UntagResource(ctx, &lambda.UntagResourceInput{
-			Resource: arn, TagKeys: []string{"a"},
-		})),
-		"PutFunctionConcurrency":    second(s.PutFunctionConcurrency(ctx, &lambda.PutFunctionConcurrencyInput{FunctionName: f, ReservedConcurrentExecutions: aws.Int32(1)})),
-		"DeleteFunctionConcurrency": second(s.DeleteFunctionConcurrency(ctx, &lambda.DeleteFunctionConcurrencyInput{FunctionName: f})),
-		"PutFunctionRecursionConfig": second(s.PutFunctionRecursionConfig(ctx, &lambda.PutFunctionRecursionConfigInput{
-			FunctionName: f, RecursiveLoop: "Allow",
-		})),
-		"PutRuntimeManagementConfig": second(s.PutRuntimeManagementConfig(ctx, &lambda.PutRuntimeManagementConfigInput{
-			FunctionName: f, UpdateRuntimeOn: "Auto",
-		})),
-		"PutFunctionEventInvokeConfig": second(s.PutFunctionEventInvokeConfig(ctx, &lambda.PutFunctionEventInvokeConfigInput{
-			FunctionName: f, MaximumRetryAttempts: aws.Int32(1),
-		})),
-		"AddPermission": second(s.AddPermission(ctx, permission("s"))),
-		"RemovePermission": second(s.RemovePermission(ctx, &lambda.RemovePermissionInput{
-			FunctionName: f, StatementId: aws.String("s"),
-		})),
-	} {
-		t.Run(name, func(t *testing.T) { refused(t, err, conflicting, 409, deletingMessage) })
-	}
-}
-
-// TestSettingsGoWithWhatTheyAreFor deletes an alias and a version that have every
-// kind of setting.
-func TestSettingsGoWithWhatTheyAreFor(t *testing.T) {
-	t.Parallel()
-	s := newSystem(t, nil).withVersions(2)
-	s.withAlias()
-	ctx, f := t.Context(), aws.String("f")
-	for _, q := range []string{"live", "2"} {
-		must[*lambda.PutFunctionEventInvokeConfigOutput](t)(s.PutFunctionEventInvokeConfig(ctx,
-			&lambda.PutFunctionEventInvokeConfigInput{FunctionName: f, Qualifier: &q, MaximumRetryAttempts: aws.Int32(1)}))
-		must[*lambda.PutRuntimeManagementConfigOutput](t)(s.PutRuntimeManagementConfig(ctx,
-			&lambda.PutRuntimeManagementConfigInput{FunctionName: f, Qualifier: &q, UpdateRuntimeOn: "FunctionUpdate"}))
-		in := permission("s")
-		in.Qualifier = &q
-		must[*lambda.AddPermissionOutput](t)(s.AddPermission(ctx, in))
-	}
-	must[*lambda.DeleteAliasOutput](t)(s.DeleteAlias(ctx, &lambda.DeleteAliasInput{FunctionName: f, Name: aws.String("live")}))
-	must[*lambda.DeleteFunctionOutput](t)(s.DeleteFunction(ctx, &lambda.DeleteFunctionInput{FunctionName: f, Qualifier: aws.String("2")}))
-	s.store(func(w store.Writer) error {
-		kept, err := w.Function("f")
-		if n := len(kept.EventInvoke) + len(kept.RuntimeManagement) + len(kept.Policies); n != 0 {
-			t.Errorf("kept %v, %v, %v", kept.EventInvoke, kept.RuntimeManagement, kept.Policies)
+	labels := strings.NewReplacer("{FunctionName}", "f", "{CapacityProviderName}", "pool")
+	asked := 0
+	for _, op := range lambdaapi.Operations() {
+		served := op.State == lambdaapi.Works || op.State == lambdaapi.StoredOnly
+		if !served || !strings.HasPrefix(op.Name, "List") || op.Name == "ListTags" { // tags come all at once
+			continue
 		}
-		return err
-	})
-	s.withAlias()
-	got := must[*lambda.GetRuntimeManagementConfigOutput](t)(s.GetRuntimeManagementConfig(ctx,
-		&lambda.GetRuntimeManagementConfigInput{FunctionName: f, Qualifier: aws.String("live")}))
-	if got.UpdateRuntimeOn != types.UpdateRuntimeOnAuto {
-		t.Errorf("a new alias has the old one's %s", got.UpdateRuntimeOn)
+		asked++
+		t.Run(op.Name, func(t *testing.T) {
+			for query, want := range map[string]string{
+				"Marker=garbage": "Invalid value for marker: garbage", "MaxItems=0": valid("maxItems", "'0'", "Member must have value greater than or equal to 1"),
+			} {
+				w, body := s.send(op.Method, labels.Replace(op.Path)+"?"+query, http.NoBody)
+				if w.StatusCode != http.StatusBadRequest || !strings.Contains(body, want) {
+					t.Errorf("%s: %d %s; want %s", query, w.StatusCode, body, want)
+				}
+			}
+		})
 	}
-	s.settle("1", controlplane.VersionActive)
+	if asked < 6 {
+		t.Errorf("only %d lists were asked", asked)
+	}
 }
