@@ -32,6 +32,7 @@ import (
 	"github.com/hearth-compute/hearth/agent/runtimeapi"
 	"github.com/hearth-compute/hearth/agent/sampler"
 	"github.com/hearth-compute/hearth/agent/session"
+	"github.com/hearth-compute/hearth/metrics/cgroup"
 	"github.com/hearth-compute/hearth/sandbox"
 	"github.com/hearth-compute/hearth/sandbox/containerd"
 )
@@ -43,6 +44,13 @@ var (
 
 // lastAnswers is how long a control service may take to read what it asked for.
 const lastAnswers = 5 * time.Second
+
+// Events and their answers may take one part in payloadShare of the machine's
+// memory, and no less than leastPayloads.
+const (
+	payloadShare  = 4
+	leastPayloads = 64 << 20
+)
 
 // retryOpen is how long to wait before asking containerd again at start.
 const retryOpen = time.Second
@@ -240,7 +248,7 @@ func (a *Agent) open(ctx context.Context) error {
 // assemble makes the parts and connects them.
 func (a *Agent) assemble() error {
 	a.table = &invoke.Table{}
-	a.invoke = invoke.New(a.table, a.cfg.Log)
+	a.invoke = invoke.New(a.table, max(leastPayloads, cgroup.Available()/payloadShare), a.cfg.Log)
 	a.server = a.dataServer()
 	a.client = session.NewClient(session.ClientConfig{
 		Controls: a.cfg.Controls,

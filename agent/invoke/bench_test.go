@@ -66,7 +66,7 @@ func agentAlone(b *testing.B, slots int) invokev1.InvokeServiceClient {
 	table := &invoke.Table{}
 	table.Replace(map[agent.EnvironmentID]invoke.Environment{"e": api})
 	server := grpc.NewServer(invoke.Recover(log)...)
-	invoke.New(table, log).Register(server)
+	invoke.New(table, 1<<30, log).Register(server)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	var wg sync.WaitGroup
 	listen := func() net.Listener {

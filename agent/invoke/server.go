@@ -7,6 +7,8 @@
 //     not and will not be handed to a runtime.
 //  2. A caller that goes away does not end an invocation that was handed over.
 //  3. Once draining, nothing new is admitted; Drain returns when nothing runs.
+//  4. Events and answers take a bounded amount of memory: an event for which
+//     there is no room is refused before it is received.
 //
 // # Concurrency
 //
@@ -45,6 +47,10 @@ type Server struct {
 
 	table *Table
 	log   *slog.Logger
+	// memory is how many bytes of events and answers are held at most before
+	// events are refused; held is how many are.
+	memory int64
+	held   atomic.Int64
 
 	draining atomic.Bool
 	inFlight atomic.Int64
@@ -52,9 +58,10 @@ type Server struct {
 	settled chan struct{}
 }
 
-// New returns a server that runs invocations in the environments of table.
-func New(table *Table, log *slog.Logger) *Server {
-	return &Server{table: table, log: log, settled: make(chan struct{}, 1)}
+// New returns a server that runs invocations in the environments of table. It
+// refuses events while those it has, and their answers, take memory bytes.
+func New(table *Table, memory int64, log *slog.Logger) *Server {
+	return &Server{table: table, memory: max(memory, MaxPayload), log: log, settled: make(chan struct{}, 1)}
 }
 
 // Register adds the service to a gRPC server that recovers (see [Recover]).
@@ -79,6 +86,11 @@ func (s *Server) Drain(ctx context.Context) error {
 
 // Invoke runs one small invocation.
 func (s *Server) Invoke(ctx context.Context, req *invokev1.InvokeRequest) (*invokev1.InvokeResponse, error) {
+	size := int64(len(req.GetPayload()))
+	if !s.hold(size) {
+		return nil, toStatus(refused(agent.ReasonMemory))
+	}
+	defer s.held.Add(-size)
 	out, err := s.run(ctx, req.GetHead(), req.GetPayload())
 	if err != nil {
 		return nil, toStatus(err)
@@ -93,7 +105,19 @@ func (s *Server) Invoke(ctx context.Context, req *invokev1.InvokeRequest) (*invo
 // InvokeStream runs one invocation whose payload comes and whose answer goes in
 // frames.
 func (s *Server) InvokeStream(stream grpc.BidiStreamingServer[invokev1.InvokeStreamRequest, invokev1.InvokeStreamResponse]) error {
-	head, payload, err := receive(stream)
+	head, err := receiveHead(stream)
+	if err != nil {
+		return toStatus(err)
+	}
+	size := head.GetPayloadBytes()
+	if size < 0 {
+		size = MaxPayload
+	}
+	if !s.hold(size) {
+		return toStatus(refused(agent.ReasonMemory))
+	}
+	defer func() { s.held.Add(-size) }()
+	payload, err := receive(stream, head)
 	if err != nil {
 		return toStatus(err)
 	}
@@ -101,7 +125,18 @@ func (s *Server) InvokeStream(stream grpc.BidiStreamingServer[invokev1.InvokeStr
 	if err != nil {
 		return toStatus(err)
 	}
+	s.held.Add(int64(len(out.Payload))) // it is here: room or not
+	size += int64(len(out.Payload))
 	return send(stream, out)
+}
+
+// hold makes room for n bytes, if there is some.
+func (s *Server) hold(n int64) bool {
+	if s.held.Add(n) <= s.memory {
+		return true
+	}
+	s.held.Add(-n)
+	return false
 }
 
 // run admits and runs one invocation.
@@ -132,36 +167,41 @@ func (s *Server) done() {
 	}
 }
 
-// receive reads a whole streamed invocation.
-func receive(stream grpc.BidiStreamingServer[invokev1.InvokeStreamRequest, invokev1.InvokeStreamResponse]) (*invokev1.InvocationHead, []byte, error) {
+// receiveHead reads what a streamed invocation begins with.
+func receiveHead(stream grpc.BidiStreamingServer[invokev1.InvokeStreamRequest, invokev1.InvokeStreamResponse]) (*invokev1.InvocationHead, error) {
 	first, err := stream.Recv()
 	if err != nil {
-		return nil, nil, fmt.Errorf("receiving the head of an invocation: %w", err)
+		return nil, fmt.Errorf("receiving the head of an invocation: %w", err)
 	}
 	head := first.GetHead()
 	if head == nil {
-		return nil, nil, fmt.Errorf("first message of a stream is not a head: %w", errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("first message of a stream is not a head: %w", errdefs.ErrInvalidArgument)
 	}
 	if head.GetPayloadBytes() > MaxPayload {
-		return nil, nil, tooLarge(head.GetPayloadBytes())
+		return nil, tooLarge(head.GetPayloadBytes())
 	}
+	return head, nil
+}
+
+// receive reads the payload of a streamed invocation.
+func receive(stream grpc.BidiStreamingServer[invokev1.InvokeStreamRequest, invokev1.InvokeStreamResponse], head *invokev1.InvocationHead) ([]byte, error) {
 	payload := make([]byte, 0, max(0, head.GetPayloadBytes()))
 	for {
 		m, err := stream.Recv()
 		switch {
 		case errors.Is(err, io.EOF):
 			if want := head.GetPayloadBytes(); want >= 0 && want != int64(len(payload)) {
-				return nil, nil, fmt.Errorf("payload has %d bytes, head says %d: %w", len(payload), want, errdefs.ErrInvalidArgument)
+				return nil, fmt.Errorf("payload has %d bytes, head says %d: %w", len(payload), want, errdefs.ErrInvalidArgument)
 			}
-			return head, payload, nil
+			return payload, nil
 		case err != nil:
-			return nil, nil, fmt.Errorf("receiving the payload of %s: %w", head.GetRequestId(), err)
+			return nil, fmt.Errorf("receiving the payload of %s: %w", head.GetRequestId(), err)
 		case m.GetHead() != nil:
-			return nil, nil, fmt.Errorf("second head on a stream: %w", errdefs.ErrInvalidArgument)
+			return nil, fmt.Errorf("second head on a stream: %w", errdefs.ErrInvalidArgument)
 		}
 		payload = append(payload, m.GetChunk()...)
 		if len(payload) > MaxPayload {
-			return nil, nil, tooLarge(int64(len(payload)))
+			return nil, tooLarge(int64(len(payload)))
 		}
 	}
 }

@@ -42,12 +42,15 @@ func echo(_ context.Context, _ agent.Invocation, payload []byte) (agent.Outcome,
 	return agent.Outcome{ContentType: "application/json", Payload: payload, Duration: time.Second}, nil
 }
 
+// memory is what the events of a server under test may take: two large ones.
+const memory = 15 << 20
+
 // serve runs a server of the environments and returns it with a client.
 func serve(t testing.TB, environments map[agent.EnvironmentID]invoke.Environment) (*invoke.Server, invokev1.InvokeServiceClient, func()) {
 	t.Helper()
 	table := &invoke.Table{}
 	table.Replace(environments)
-	s := invoke.New(table, slog.New(slog.DiscardHandler))
+	s := invoke.New(table, memory, slog.New(slog.DiscardHandler))
 	options := append(invoke.Recover(slog.New(slog.DiscardHandler)), grpc.MaxRecvMsgSize(8<<20), grpc.MaxSendMsgSize(8<<20))
 	srv := grpc.NewServer(options...)
 	s.Register(srv)
@@ -334,4 +337,67 @@ func BenchmarkInvoke(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+func TestInvariant4_AnEventForWhichThereIsNoRoomIsRefusedBeforeItIsReceived(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	entered := make(chan struct{}, 8)
+	srv, client, _ := serve(t, map[agent.EnvironmentID]invoke.Environment{
+		"e": environment(func(ctx context.Context, inv agent.Invocation, payload []byte) (agent.Outcome, error) {
+			entered <- struct{}{}
+			<-release
+			return echo(ctx, inv, payload)
+		}),
+	})
+	var running sync.WaitGroup
+	for _, id := range []string{"known", "unknown"} {
+		size := 6 << 20
+		h := head(id, size)
+		if id == "unknown" {
+			h.PayloadBytes = -1
+		}
+		running.Go(func() {
+			if out, _, _, err := stream(t.Context(), client, h, make([]byte, size)); err != nil || len(out) != size {
+				t.Errorf("%s: %d bytes, %v", id, len(out), err)
+			}
+		})
+	}
+	<-entered
+	<-entered
+	s, err := client.InvokeStream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Send(&invokev1.InvokeStreamRequest{Message: &invokev1.InvokeStreamRequest_Head{Head: head("third", 4<<20)}}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Recv() // nothing of the payload was sent
+	if got := reasonOf(err); got != invokev1.RefusalReason_REFUSAL_REASON_MEMORY {
+		t.Errorf("got %v", err)
+	}
+	_, err = client.Invoke(t.Context(), &invokev1.InvokeRequest{Head: head("fourth", 4<<20), Payload: make([]byte, 4<<20)})
+	if got := reasonOf(err); got != invokev1.RefusalReason_REFUSAL_REASON_MEMORY {
+		t.Errorf("got %v", err)
+	}
+	close(release)
+	running.Wait()
+	for range 3 { // each would fill what is left if anything were still held
+		if _, _, _, err := stream(t.Context(), client, head("later", 6<<20), make([]byte, 6<<20)); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := srv.InFlight(); n != 0 {
+		t.Errorf("%d in flight", n)
+	}
+}
+
+// reasonOf is why a call was refused.
+func reasonOf(err error) invokev1.RefusalReason {
+	for _, d := range status.Convert(err).Details() {
+		if r, ok := d.(*invokev1.Refusal); ok {
+			return r.GetReason()
+		}
+	}
+	return invokev1.RefusalReason_REFUSAL_REASON_UNSPECIFIED
 }
