@@ -146,10 +146,10 @@ func testAlternatives(t *testing.T, b *bench) {
 	}
 	none := b.spec("exit", "3")
 	none.Args[0] = "/nowhere/a:/nowhere/b"
-	if exit, _ := b.finish(t, none); exit.Code != 127 {
-		t.Errorf("exit %+v, want 127", exit)
+	if exit, _ := b.finish(t, none); exit.Code != sandbox.ExitNotFound {
+		t.Errorf("exit %+v, want %d", exit, sandbox.ExitNotFound)
 	}
-	if got := b.rec.get(none.ID, sandbox.Stderr); len(got) != 1 || !strings.Contains(got[0], "/nowhere/a:/nowhere/b") {
+	if got := b.rec.get(none.ID, sandbox.Stderr); len(got) != 1 || !strings.HasPrefix(got[0], sandbox.NotStarted) || !strings.Contains(got[0], "/nowhere/a /nowhere/b") {
 		t.Errorf("stderr: %q, want one line that names the files", got)
 	}
 }
