@@ -225,11 +225,15 @@ func (s *stack) publishBad(t *testing.T, b bad) {
 	if b.zip == nil {
 		b.zip = zippedProgram(t, "bad")
 	}
+	size := int32(512)
+	if b.code == types.StateReasonCodeFunctionErrorInitResourceExhausted {
+		size = 128 // is filled three times in three environments
+	}
 	_, err := s.lambda.CreateFunction(t.Context(), &lambda.CreateFunctionInput{
 		FunctionName: aws.String(b.name), Role: aws.String(role), Runtime: types.RuntimeProvidedal2023,
 		Handler: aws.String("bootstrap"), Code: &types.FunctionCode{ZipFile: b.zip},
 		Environment: &types.Environment{Variables: map[string]string{"BAD": b.mode}},
-		MemorySize:  aws.Int32(512), Timeout: aws.Int32(5), Publish: true,
+		MemorySize:  aws.Int32(size), Timeout: aws.Int32(5), Publish: true,
 		PublishTo: types.FunctionVersionLatestPublishedLatestPublished,
 		CapacityProviderConfig: &types.CapacityProviderConfig{
 			LambdaManagedInstancesCapacityProviderConfig: &types.LambdaManagedInstancesCapacityProviderConfig{
@@ -262,7 +266,7 @@ func (s *stack) remove(t *testing.T, name string) {
 // published waits until what is published of a function satisfies done.
 func (s *stack) published(t *testing.T, name string, done func(*lambda.GetFunctionConfigurationOutput) bool) *lambda.GetFunctionConfigurationOutput {
 	t.Helper()
-	const limit = 30 * time.Second
+	const limit = time.Minute
 	deadline := time.Now().Add(limit)
 	for {
 		f, err := s.lambda.GetFunctionConfiguration(t.Context(), &lambda.GetFunctionConfigurationInput{
