@@ -54,7 +54,10 @@ var _ store.DB = (*DB)(nil)
 // Open opens the database at path, which it creates with mode 0600 if there is
 // none, and brings its schema up to date. The directory must exist. Errors:
 // FailedPrecondition when a newer program wrote it; Unavailable.
-func Open(ctx context.Context, path string) (*DB, error) {
+func Open(ctx context.Context, path string) (*DB, error) { return open(ctx, path, "FULL") }
+
+// open opens it with a setting of synchronous; tests show what another one loses.
+func open(ctx context.Context, path, synchronous string) (*DB, error) {
 	// Files beside it (-wal, -shm) get the mode of this one.
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // the operator names the file
 	if err != nil {
@@ -63,14 +66,15 @@ func Open(ctx context.Context, path string) (*DB, error) {
 	if err := errors.Join(f.Chmod(0o600), f.Close()); err != nil {
 		return nil, unavailable("opening database "+path, err)
 	}
-	writer, err := connect(path, "_txlock=immediate", 1)
+	synchronous = "&_pragma=synchronous(" + synchronous + ")"
+	writer, err := connect(path, "_txlock=immediate"+synchronous, 1)
 	if err != nil {
 		return nil, unavailable("opening database "+path, err)
 	}
 	if err := migrate(ctx, writer); err != nil {
 		return nil, fmt.Errorf("opening database %s: %w", path, errors.Join(err, writer.Close()))
 	}
-	readers, err := connect(path, "_pragma=query_only(1)", max(4, runtime.NumCPU()))
+	readers, err := connect(path, "_pragma=query_only(1)"+synchronous, max(4, runtime.NumCPU()))
 	if err != nil {
 		return nil, unavailable("opening database "+path, errors.Join(err, writer.Close()))
 	}
@@ -80,7 +84,7 @@ func Open(ctx context.Context, path string) (*DB, error) {
 // connect returns a pool that dials when it is first used.
 func connect(path, options string, connections int) (*sql.DB, error) {
 	name := (&url.URL{Scheme: "file", Opaque: url.PathEscape(path)}).String() +
-		"?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&" + options
+		"?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&" + options
 	db, err := sql.Open("sqlite", name)
 	if err != nil {
 		return nil, err
