@@ -59,6 +59,8 @@ const (
 	maxHeader = 1<<20 + 64<<10
 	// maxIdle is how many /next may be pending at once, as on AWS.
 	maxIdle = 10_000
+	// maxReports is how many reports of a failed initialisation are read at once.
+	maxReports = 4
 	// defaultGrace is how long an admitted invocation waits for a /next.
 	defaultGrace = 100 * time.Millisecond
 	// headerTimeout and bodyTimeout bound how long a client may take to send.
@@ -92,6 +94,8 @@ type API struct {
 
 	isReady, draining           atomic.Bool
 	inFlight, peak, idlePollers atomic.Int64
+	// reports has a place for each report of a failed initialisation being read.
+	reports chan struct{}
 	// settled is nudged when the last slot becomes free.
 	settled chan struct{}
 
@@ -118,6 +122,7 @@ func New(cfg Config) *API {
 		ready:   make(chan struct{}),
 		failed:  make(chan struct{}),
 		gone:    make(chan struct{}),
+		reports: make(chan struct{}, maxReports),
 		settled: make(chan struct{}, 1),
 		running: map[string]*invocation{},
 	}
@@ -131,12 +136,15 @@ func (a *API) Serve(ctx context.Context, l net.Listener) error {
 		ReadHeaderTimeout: headerTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(a.cfg.Log.Handler(), slog.LevelDebug),
+		ConnContext:       withConn,
+		ConnState:         idle,
 	}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
 	// A client keeps one connection per pending /next and may open one more per
 	// answer; aws-lambda-go opens new ones all the time.
-	err := srv.Serve(netutil.LimitListener(l, 4*a.cfg.Concurrency+64))
+	limited := netutil.LimitListener(l, 4*a.cfg.Concurrency+64)
+	err := srv.Serve(&meteredListener{Listener: limited})
 	if errors.Is(err, http.ErrServerClosed) || ctx.Err() != nil {
 		return nil
 	}

@@ -45,6 +45,10 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(http.ErrAbortHandler)
 		}
 	}()
+	begun(r.Context())
+	if r.ContentLength != 0 { // also when nobody reads the body
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+	}
 	path, ok := strings.CutPrefix(r.URL.Path, pathBase)
 	if !ok {
 		fail(w, http.StatusNotFound, "NotFound", "Unknown path")
@@ -150,7 +154,7 @@ func (a *API) response(id string, w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, "InvalidFunctionResponseMode", "Invalid function response mode")
 		return
 	}
-	body, err := read(w, r, MaxResponse)
+	body, err := read(r, MaxResponse)
 	switch {
 	case errors.Is(err, errTooLarge):
 		message := fmt.Sprintf("Response payload size exceeded maximum allowed payload size (%d bytes).", MaxResponse)
@@ -191,7 +195,7 @@ func (a *API) functionError(id string, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	errorType := knownType(r.Header.Get(headerErrorType))
-	body, err := read(w, r, maxError)
+	body, err := read(r, maxError)
 	switch {
 	case errors.Is(err, errTooLarge):
 		a.finish(x, failure(errorType, fmt.Sprintf("error document exceeded %d bytes", maxError)))
@@ -209,9 +213,16 @@ func (a *API) functionError(id string, w http.ResponseWriter, r *http.Request) {
 }
 
 // initFailed takes the report of a failed initialisation. Every worker of a
-// runtime sends one; the first counts.
+// runtime sends one; the first counts. A few are read at a time: they are large,
+// and nothing else bounds how many there are.
 func (a *API) initFailed(w http.ResponseWriter, r *http.Request) {
-	body, err := read(w, r, maxError)
+	select {
+	case a.reports <- struct{}{}:
+		defer func() { <-a.reports }()
+	case <-r.Context().Done():
+		return
+	}
+	body, err := read(r, maxError)
 	switch {
 	case errors.Is(err, errTooLarge):
 		tooLarge(w, maxError)
@@ -270,13 +281,9 @@ func knownType(t string) string {
 
 func notLetter(c rune) bool { return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') }
 
-// read reads a whole body of at most limit bytes within bodyTimeout. What is
-// too long is read to its end, within reason, so that the client gets to see
-// the answer.
-func read(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
-	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return nil, err
-	}
+// read reads a whole body of at most limit bytes. What is too long is read to
+// its end, within reason, so that the client gets to see the answer.
+func read(r *http.Request, limit int64) ([]byte, error) {
 	if r.ContentLength > limit {
 		_, _ = io.CopyN(io.Discard, r.Body, 4*limit)
 		return nil, errTooLarge
