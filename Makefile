@@ -87,8 +87,8 @@ stress: ## the tests of PKG=./… fifty times under the race detector
 	CGO_ENABLED=1 $(GO) test -race -count=50 -timeout 20m $(if $(RUN),-run '$(RUN)') $(PKG)
 
 .PHONY: fuzz
-fuzz: ## every fuzz target for 10 seconds
-	@deploy/scripts/fuzz 10s
+fuzz: ## every fuzz target for FUZZTIME (10s); their seeds run with make unit
+	@deploy/scripts/fuzz $(or $(FUZZTIME),10s)
 
 ##—— check
 
