@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"time"
 
 	lambda "github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
@@ -121,6 +122,11 @@ func (s *Server) readCode(ctx context.Context, from source, kind, doing string) 
 	return controlplane.Code{SHA256: hex.EncodeToString(sum[:]), Size: controlplane.Bytes(len(archive))}, archive, nil
 }
 
+// fetchLimit bounds how long others wait for one who reads from a bucket.
+const fetchLimit = time.Minute
+
+var errBucketTooSlow = errors.New("the bucket takes too long")
+
 // fetch returns the archive, as it was sent or from the bucket where it is.
 func (s *Server) fetch(ctx context.Context, from source) ([]byte, error) {
 	if len(from.zip) > maxZip {
@@ -132,6 +138,8 @@ func (s *Server) fetch(ctx context.Context, from source) ([]byte, error) {
 	if s.cfg.Buckets == nil {
 		return nil, invalidParameter("Code in S3 is not available in this service. Send it in ZipFile.")
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, fetchLimit, errBucketTooSlow)
+	defer cancel()
 	archive, err := s.cfg.Buckets.Read(ctx, controlplane.Object{Bucket: from.bucket, Key: from.key, Version: from.version}, maxUnzipped)
 	if e, ok := errors.AsType[*controlplane.ObjectError](err); ok {
 		return nil, objectException(e)

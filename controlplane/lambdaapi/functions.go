@@ -26,6 +26,9 @@ func (s *Server) createFunction(ctx context.Context, in *lambda.CreateFunctionIn
 		return nil, err
 	}
 	f.Latest.Code = code
+	if err := s.awaitGone(ctx, f.Name); err != nil {
+		return nil, err
+	}
 	p := s.publication(in.Publish, in.PublishTo, nil)
 	var version *controlplane.Version
 	err = s.update(ctx, func(w store.Writer) error {

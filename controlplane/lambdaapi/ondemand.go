@@ -1,8 +1,12 @@
 package lambdaapi
 
 import (
+	"context"
 	"fmt"
 	"net/http"
+	"time"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/hearth-compute/hearth/controlplane"
 	"github.com/hearth-compute/hearth/controlplane/store"
@@ -22,6 +26,43 @@ func checkOnDemand(c *controlplane.Config) error {
 		return bounds.err()
 	}
 	return nil
+}
+
+const (
+	// goneLimit bounds how long a creation waits for a function of its name to be
+	// gone: what still runs may take much longer.
+	goneLimit    = 10 * time.Second
+	goneInterval = 50 * time.Millisecond
+)
+
+// awaitGone waits, for a while, until a function on demand that is being deleted
+// is gone: at AWS it is when the delete is answered, and tools that replace a
+// function make the new one at once.
+func (s *Server) awaitGone(ctx context.Context, name controlplane.FunctionName) error {
+	limit := time.After(goneLimit)
+	tick := time.NewTicker(goneInterval)
+	defer tick.Stop()
+	for {
+		var going bool
+		err := s.cfg.DB.View(ctx, func(r store.Reader) error {
+			f, err := r.Function(name)
+			going = err == nil && f.Deleting && f.OnDemand()
+			if errdefs.IsNotFound(err) {
+				err = nil
+			}
+			return err
+		})
+		if err != nil || !going {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-limit:
+			return nil // the creation says why it cannot be
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %s to be deleted: %w", name, context.Cause(ctx))
+		}
+	}
 }
 
 // noProviderConfig is the error of what only functions configured with a

@@ -2,6 +2,7 @@ package lambdaapi_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	lambda "github.com/aws/aws-sdk-go-v2/service/lambda"
@@ -253,6 +254,23 @@ func TestLevelsComeAndGoWithTheLogFormat(t *testing.T) {
 			&lambda.UpdateFunctionConfigurationInput{FunctionName: aws.String("f"), LoggingConfig: &c.given}))
 		same(t, "logging", &c.want, got.LoggingConfig)
 		s.settleLatest(controlplane.VersionActive, controlplane.UpdateSuccessful)
+	}
+}
+
+func TestAFunctionOnDemandIsReplacedAtOnce(t *testing.T) {
+	t.Parallel()
+	s, ctx := newSystem(t, withDefaultProvider).withOnDemand(), t.Context()
+	must[*lambda.DeleteFunctionOutput](t)(s.DeleteFunction(ctx, &lambda.DeleteFunctionInput{FunctionName: aws.String("f")}))
+	made := make(chan error, 1)
+	go func() { made <- second(s.CreateFunction(ctx, onDemandInput(t, "f"))) }()
+	select {
+	case err := <-made:
+		t.Fatalf("made while the old one is there: %v", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	s.store(func(w store.Writer) error { return w.DeleteFunction("f") })
+	if err := <-made; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -21,7 +21,8 @@
 //     DefaultProvider, by default Lambda's rules, with $LATEST invocable. It has
 //     at least one environment at all times, each runs one invoke at a time, and
 //     its architecture is the provider's unless it asks for one. Without a
-//     DefaultProvider it is refused.
+//     DefaultProvider it is refused. Its delete is answered before it is gone;
+//     who makes it anew waits, for ten seconds.
 //   - Unless Strict: memory below 2,048 MB, fractional vCPU, any ratio from 2 to
 //     8 GiB per vCPU, a minimum of 0 environments with a maximum above 0, and any
 //     runtime that has an image.
