@@ -282,7 +282,7 @@ func (c *Cache) obtain(ctx context.Context, code agent.Code, archive, tree strin
 		}
 	}
 	switch {
-	case errdefs.IsResourceExhausted(err):
+	case diskFull(err):
 		return 0, errors.Join(err, c.evictTo(0))
 	case err != nil:
 		return 0, err

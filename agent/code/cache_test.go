@@ -268,6 +268,27 @@ func TestAFailedFetchIsTriedAgainByWhoeverWaited(t *testing.T) {
 	}
 }
 
+func TestAServiceThatShedsEvictsNothing(t *testing.T) {
+	t.Parallel()
+	s := newStore()
+	kept := s.add(archive(t, file{"a", "1", 0o644}))
+	cache := open(t, t.TempDir(), 1<<20, s)
+	_, release, err := cache.Acquire(t.Context(), kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release()
+	s.fail = errdefs.ErrResourceExhausted
+	if _, _, err := cache.Acquire(t.Context(), s.add(archive(t, file{"b", "2", 0o644}))); !errdefs.IsResourceExhausted(err) {
+		t.Errorf("got %v", err)
+	}
+	if release, ok := cache.Hold(kept.SHA256); !ok {
+		t.Error("what was there is evicted")
+	} else {
+		release()
+	}
+}
+
 func TestInvariant2And3_TheBudgetEvictsTheLeastRecentlyUsedAndNeverWhatIsHeld(t *testing.T) {
 	t.Parallel()
 	s := newStore()

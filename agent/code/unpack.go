@@ -295,8 +295,10 @@ func classify(what string, err error) error {
 // hostFault is what a disk that is full or fails leads to.
 func hostFault(what string, err error) error {
 	var class error = errdefs.ErrUnavailable
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if diskFull(err) {
 		class = errdefs.ErrResourceExhausted
 	}
 	return fmt.Errorf("%s: %w: %w", what, class, err)
 }
+
+func diskFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
