@@ -301,4 +301,6 @@ func hostFault(what string, err error) error {
 	return fmt.Errorf("%s: %w: %w", what, class, err)
 }
 
-func diskFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+func diskFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
