@@ -22,6 +22,8 @@ const (
 	maxUnary = 64 << 10
 	// chunkSize of streamed payloads.
 	chunkSize = 64 << 10
+	// maxRetryAfter is the longest an agent may send callers away for.
+	maxRetryAfter = time.Minute
 )
 
 // Call runs one invocation on an instance; it implements router.Caller.
@@ -141,7 +143,7 @@ func callError(env controlplane.EnvironmentID, err error, sent bool) error {
 	if st.Code() == codes.ResourceExhausted {
 		for _, d := range st.Details() {
 			if r, ok := d.(*invokev1.Refusal); ok {
-				return &router.RefusedError{Reason: refusal(r.GetReason()), RetryAfter: r.GetRetryAfter().AsDuration()}
+				return &router.RefusedError{Reason: refusal(r.GetReason()), RetryAfter: min(max(0, r.GetRetryAfter().AsDuration()), maxRetryAfter)}
 			}
 		}
 	}

@@ -86,7 +86,9 @@ func (s *Server) Session(stream agentv1.AgentService_SessionServer) error {
 	if p := reg.GetCapacityProvider(); p != "" && p != string(provider) {
 		return status.Errorf(codes.FailedPrecondition, "instance %s joined capacity provider %q, not %q", id, provider, p)
 	}
-
+	if err := checkRegister(reg); err != nil {
+		return errgrpc.ToGRPC(err)
+	}
 	if err := s.cfg.Tokens.known(stream.Context(), id); err != nil {
 		return errgrpc.ToGRPC(err)
 	}
@@ -136,6 +138,9 @@ func (s *Server) receive(id controlplane.InstanceID, sess *session, stream agent
 		default:
 		}
 		if r := m.GetReport(); r != nil {
+			if err := checkReport(r); err != nil {
+				return errgrpc.ToGRPC(err)
+			}
 			s.report(id, sess, r)
 		}
 	}

@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -29,20 +30,21 @@ func applyReport(h *Heard, r *agentv1.Report) bool {
 	for _, e := range r.GetEnvironments() {
 		envs = append(envs, fromEnvironmentReport(e))
 	}
-	news := !h.Reported || h.Stopping != r.GetStopping() || h.Refused != r.GetRefused() ||
+	news := !h.Reported || h.Stopping != r.GetStopping() || h.Refused != short(r.GetRefused(), maxReason) ||
 		h.Epoch != r.GetEpoch() || h.Generation != r.GetGeneration() ||
 		!slices.EqualFunc(h.Environments, envs, sameState)
 	h.Reported = true
 	h.Stopping = r.GetStopping()
-	h.Refused = r.GetRefused()
+	h.Refused = short(r.GetRefused(), maxReason)
 	h.Epoch, h.Generation = r.GetEpoch(), r.GetGeneration()
 	h.Environments = envs
 	host := r.GetHost()
 	h.Host = controlplane.HostHeat{
-		CPU:      controlplane.MilliCPU(host.GetUsedMilliCpu()),
-		Memory:   controlplane.Bytes(host.GetUsedMemoryBytes()),
-		DiskUsed: controlplane.Bytes(host.GetUsedDiskBytes()), DiskTotal: controlplane.Bytes(host.GetTotalDiskBytes()),
-		InFlight: int(host.GetInFlight()),
+		CPU:       controlplane.MilliCPU(amount(host.GetUsedMilliCpu(), maxAmount)),
+		Memory:    controlplane.Bytes(amount(host.GetUsedMemoryBytes(), maxAmount)),
+		DiskUsed:  controlplane.Bytes(amount(host.GetUsedDiskBytes(), maxAmount)),
+		DiskTotal: controlplane.Bytes(amount(host.GetTotalDiskBytes(), maxAmount)),
+		InFlight:  int(amount(host.GetInFlight(), maxSlots*maxEnvironments)),
 	}
 	return news
 }
@@ -59,21 +61,21 @@ func sameState(a, b controlplane.EnvironmentStatus) bool {
 func fromEnvironmentReport(e *agentv1.EnvironmentReport) controlplane.EnvironmentStatus {
 	st := controlplane.EnvironmentStatus{
 		ID:             controlplane.EnvironmentID(e.GetEnvironmentId()),
-		Revision:       controlplane.Revision(e.GetRevision()),
+		Revision:       controlplane.Revision(short(e.GetRevision(), maxText)),
 		State:          fromState(e.GetState()),
-		ReasonCode:     e.GetReasonCode(),
-		Reason:         e.GetReason(),
-		Failures:       int(e.GetFailures()),
-		Sandbox:        e.GetSandboxId(),
-		MaxConcurrency: int(e.GetMaxConcurrency()),
+		ReasonCode:     short(e.GetReasonCode(), maxText),
+		Reason:         short(e.GetReason(), maxReason),
+		Failures:       int(amount(e.GetFailures(), math.MaxInt32)),
+		Sandbox:        short(e.GetSandboxId(), maxText),
+		MaxConcurrency: int(amount(e.GetMaxConcurrency(), maxSlots)),
 		Heat: controlplane.EnvironmentHeat{
-			InFlight: int(e.GetInFlight()),
-			CPU:      controlplane.MilliCPU(e.GetUsedMilliCpu()),
-			Memory:   controlplane.Bytes(e.GetUsedMemoryBytes()),
-			Tmp:      controlplane.Bytes(e.GetUsedTmpBytes()),
+			InFlight: int(amount(e.GetInFlight(), maxSlots)),
+			CPU:      controlplane.MilliCPU(amount(e.GetUsedMilliCpu(), maxAmount)),
+			Memory:   controlplane.Bytes(amount(e.GetUsedMemoryBytes(), maxAmount)),
+			Tmp:      controlplane.Bytes(amount(e.GetUsedTmpBytes(), maxAmount)),
 		},
 	}
-	if e.GetSince() != nil {
+	if e.GetSince().IsValid() {
 		st.SinceUnixMilli = e.GetSince().AsTime().UnixMilli()
 	}
 	return st
@@ -99,8 +101,8 @@ func fromState(s agentv1.EnvironmentState) controlplane.EnvironmentState {
 
 func fromResources(r *agentv1.Resources) controlplane.Resources {
 	return controlplane.Resources{
-		CPU:    controlplane.MilliCPU(r.GetMilliCpu()),
-		Memory: controlplane.Bytes(r.GetMemoryBytes()),
+		CPU:    controlplane.MilliCPU(amount(r.GetMilliCpu(), maxAmount)),
+		Memory: controlplane.Bytes(amount(r.GetMemoryBytes(), maxAmount)),
 	}
 }
 
@@ -177,14 +179,14 @@ func fromAssignment(a *agentv1.Assignment) controlplane.Assignment {
 		Runtime:        a.GetRuntime(),
 		Handler:        a.GetHandler(),
 		MemoryMB:       int(size.Memory >> 20),
-		TimeoutS:       int(a.GetTimeout().AsDuration() / time.Second),
+		TimeoutS:       int(max(0, a.GetTimeout().AsDuration()) / time.Second),
 		Variables:      a.GetEnvironment(),
-		EphemeralMB:    int(a.GetEphemeralStorageBytes() >> 20),
+		EphemeralMB:    int(amount(a.GetEphemeralStorageBytes(), maxAmount) >> 20),
 		LogFormat:      a.GetLogging().GetFormat(),
 		AppLogLevel:    a.GetLogging().GetApplicationLevel(),
 		SysLogLevel:    a.GetLogging().GetSystemLevel(),
 		LogGroup:       a.GetLogging().GetGroup(),
-		MaxConcurrency: int(a.GetMaxConcurrency()),
+		MaxConcurrency: int(amount(a.GetMaxConcurrency(), maxSlots)),
 		OnDemand:       a.GetOnDemand(),
 	}
 	if c := a.GetImageConfig(); c != nil {
@@ -206,7 +208,7 @@ func fromAssignment(a *agentv1.Assignment) controlplane.Assignment {
 		Publication: controlplane.Publication{
 			Revision: controlplane.Revision(a.GetRevision()),
 			Config:   cfg,
-			Code:     controlplane.Code{SHA256: a.GetCode().GetSha256(), Size: controlplane.Bytes(a.GetCode().GetSizeBytes())},
+			Code:     controlplane.Code{SHA256: a.GetCode().GetSha256(), Size: controlplane.Bytes(amount(a.GetCode().GetSizeBytes(), maxAmount))},
 		},
 	}
 }
