@@ -46,7 +46,19 @@
 //     roll it. A policy has one of its own.
 //   - The account has no limit of invokes at once or of code in all, and
 //     GetAccountSettings says so with the greatest numbers there are.
+//   - A query that cannot be decoded is a MalformedHttpRequestException, a
+//     parameter given twice with different values a SerializationException. So
+//     are lists and maps with more than 10,000 entries in all.
 //   - Signatures are not verified: any credentials are accepted.
+//
+// # Bounds
+//
+// A request is refused before its body is read when BodyMemory has no room for
+// it: 429 TooManyRequestsException with Reason CallerRateLimitExceeded and
+// Retry-After, on a connection that stays usable. A header may have 64 KiB and
+// take 10 s; each 640 KiB of a body 10 s, else 408 RequestTimeoutException; each
+// 640 KiB of an answer 30 s. 10,000 connections are served, those not used for
+// two minutes are closed. What net/http refuses by itself is answered as JSON.
 package lambdaapi
 
 import (
