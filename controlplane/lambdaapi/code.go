@@ -178,11 +178,7 @@ func (s *Server) updateFunctionCode(ctx context.Context, in *lambda.UpdateFuncti
 	if err != nil {
 		return nil, err
 	}
-	var f *controlplane.Function
-	err = s.cfg.DB.View(ctx, func(r store.Reader) error {
-		f, err = s.editable(r, ref, in.RevisionId)
-		return err
-	})
+	f, err := s.readForCode(ctx, ref, in)
 	if err != nil {
 		return nil, err
 	}
@@ -218,6 +214,18 @@ func (s *Server) updateFunctionCode(ctx context.Context, in *lambda.UpdateFuncti
 		return nil, err
 	}
 	return s.describe(f, v, v.ARN), nil
+}
+
+// readForCode reads the function whose code is to change: what would be refused
+// in the end is refused before the code is read.
+func (s *Server) readForCode(ctx context.Context, ref reference, in *lambda.UpdateFunctionCodeInput) (f *controlplane.Function, err error) {
+	err = s.cfg.DB.View(ctx, func(r store.Reader) error {
+		if f, err = s.editable(r, ref, in.RevisionId); err != nil || in.DryRun {
+			return err
+		}
+		return settled(f)
+	})
+	return f, err
 }
 
 // recoded is $LATEST of f with the code and architecture asked for.
