@@ -67,10 +67,7 @@ func (s *Store) Put(ctx context.Context, content []byte) (sha string, size int64
 		return "", 0, err
 	}
 	defer done()
-	err = s.bucket.WriteAll(ctx, sha, content, &blob.WriterOptions{
-		ContentType: "application/zip", DisableContentTypeDetection: true,
-	})
-	if err != nil {
+	if err := s.write(ctx, sha, content); err != nil {
 		return "", 0, classify("writing", sha, err)
 	}
 	if s.persist != nil {
@@ -80,6 +77,27 @@ func (s *Store) Put(ctx context.Context, content []byte) (sha string, size int64
 	}
 	return sha, int64(len(content)), nil
 }
+
+// write is bucket.WriteAll, which after an error of writing, such as a full
+// disk, keeps what was written by then as if it were the whole.
+func (s *Store) write(ctx context.Context, sha string, content []byte) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(errWritten)
+	w, err := s.bucket.NewWriter(ctx, sha, &blob.WriterOptions{
+		ContentType: "application/zip", DisableContentTypeDetection: true,
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(content); err != nil {
+		cancel(err)
+		_ = w.Close() // drops it, because ctx has ended
+		return err
+	}
+	return w.Close()
+}
+
+var errWritten = errors.New("writing has ended")
 
 // Open returns the content of that name, which the caller closes. Errors:
 // InvalidArgument when sha is no SHA-256; NotFound; Unavailable.
