@@ -167,15 +167,28 @@ func validate(a agent.Assignment) error {
 		what string
 	}{
 		{a.Image.Ref != "", "image"},
-		{a.Limits.CPU > 0 && a.Limits.Memory > 0, "limits"},
-		{a.EphemeralStorage > 0, "ephemeral storage"},
-		{a.Timeout > 0, "timeout"},
-		{a.InitTimeout > 0, "init timeout"},
-		{a.MaxConcurrency > 0, "concurrency"},
+		{within(a.Limits.CPU, maxMilliCPU) && within(a.Limits.Memory, maxBytes), "limits"},
+		{within(a.EphemeralStorage, maxBytes), "ephemeral storage"},
+		{within(a.Timeout, maxWait), "timeout"},
+		{within(a.InitTimeout, maxWait), "init timeout"},
+		{within(a.MaxConcurrency, maxConcurrency), "concurrency"},
 	} {
 		if !f.ok {
-			return ownFault(codeInvalidConfig, "assignment has no "+f.what, "")
+			return ownFault(codeInvalidConfig, "assignment has no valid "+f.what, "")
 		}
 	}
 	return nil
+}
+
+// What an assignment may ask for at most: more than any host has, or AWS allows.
+const (
+	maxMilliCPU    = 1 << 24
+	maxBytes       = 1 << 50
+	maxWait        = 24 * time.Hour
+	maxConcurrency = 1600
+)
+
+// within reports whether n is above zero and at most most.
+func within[N agent.MilliCPU | agent.Bytes | time.Duration | int](n, most N) bool {
+	return n > 0 && n <= most
 }
