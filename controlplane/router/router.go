@@ -99,6 +99,7 @@ type Function struct {
 	Aliases  map[controlplane.Qualifier]Alias
 
 	inFlight *atomic.Int64
+	queue    *queue
 }
 
 // enter counts an invoke in, unless the reserved concurrency is reached.
@@ -181,9 +182,9 @@ func (r *Router) Swap(t *Table) {
 	last := r.table.Load()
 	for name, f := range t.Functions {
 		if old := last.Functions[name]; old != nil {
-			f.inFlight = old.inFlight
+			f.inFlight, f.queue = old.inFlight, old.queue
 		} else {
-			f.inFlight = new(atomic.Int64)
+			f.inFlight, f.queue = new(atomic.Int64), newQueue()
 		}
 		for q, v := range f.Versions {
 			if old := last.version(name, q); old != nil {
@@ -201,12 +202,27 @@ func (r *Router) Swap(t *Table) {
 	}
 	r.loads = loads
 	r.table.Store(t)
+	for _, f := range t.Functions {
+		f.queue.wake()
+	}
 }
 
 // Invoke runs one invocation. Errors: *controlplane.FunctionNotFoundError,
 // NoPublishedVersionError, LatestNotInvocableError, VersionStateError,
 // ThrottledError, LostError; the cause of ctx when the caller left.
 func (r *Router) Invoke(ctx context.Context, req controlplane.InvokeRequest) (controlplane.InvokeResult, error) {
+	res, err := r.once(ctx, req)
+	if err != nil && mayWait(err) {
+		res, err = r.wait(ctx, req, err)
+	}
+	if !req.DryRun {
+		r.metrics.observe(ctx, err)
+	}
+	return res, err
+}
+
+// once is Invoke without waiting.
+func (r *Router) once(ctx context.Context, req controlplane.InvokeRequest) (controlplane.InvokeResult, error) {
 	f, v, err := r.resolve(req)
 	if err != nil {
 		return controlplane.InvokeResult{}, err
@@ -215,16 +231,22 @@ func (r *Router) Invoke(ctx context.Context, req controlplane.InvokeRequest) (co
 		return controlplane.InvokeResult{Executed: v.Qualifier}, nil
 	}
 	if !f.enter() {
-		err := &controlplane.ThrottledError{Reason: controlplane.ThrottleReserved, RetryAfter: defaultRetryAfter}
-		r.metrics.observe(ctx, err)
-		return controlplane.InvokeResult{}, err
+		return controlplane.InvokeResult{}, &controlplane.ThrottledError{Reason: controlplane.ThrottleReserved, RetryAfter: defaultRetryAfter}
 	}
 	defer f.leave()
+	res, err := r.run(ctx, v, req)
+	if err == nil || !mayWait(err) {
+		f.queue.wake() // it had a slot, which is free now
+	}
+	return res, err
+}
+
+// run runs an invocation in an environment of the version.
+func (r *Router) run(ctx context.Context, v *Version, req controlplane.InvokeRequest) (controlplane.InvokeResult, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, v.Timeout+answerMargin, errors.New("the agent did not answer in time"))
 	defer cancel()
 	res, err := r.try(ctx, v, req)
 	res.Executed = v.Qualifier
-	r.metrics.observe(ctx, err)
 	return res, err
 }
 
