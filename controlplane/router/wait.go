@@ -62,19 +62,9 @@ func (r *Router) wait(ctx context.Context, req controlplane.InvokeRequest, began
 	if q.waiting.Add(1) > maxWaiting {
 		return controlplane.InvokeResult{}, began
 	}
-	limit := time.NewTimer(maxWait)
-	defer limit.Stop()
-	look := time.NewTicker(waitPoll)
-	defer look.Stop()
-	for {
-		select {
-		case <-q.freed:
-		case <-look.C:
-		case <-limit.C:
-			return controlplane.InvokeResult{}, began
-		case <-ctx.Done():
-			return controlplane.InvokeResult{}, context.Cause(ctx)
-		}
+	limited, cancel := context.WithTimeoutCause(ctx, maxWait, errors.New("no slot came free"))
+	defer cancel()
+	for q.look(limited) {
 		if !r.hasRoom(req) {
 			continue
 		}
@@ -82,6 +72,22 @@ func (r *Router) wait(ctx context.Context, req controlplane.InvokeRequest, began
 			return res, err
 		}
 	}
+	if ctx.Err() != nil {
+		return controlplane.InvokeResult{}, context.Cause(ctx)
+	}
+	return controlplane.InvokeResult{}, began
+}
+
+// look waits until it is time to look again; false when ctx is done.
+func (q *queue) look(ctx context.Context) bool {
+	poll := time.NewTimer(waitPoll)
+	defer poll.Stop()
+	select {
+	case <-q.freed:
+	case <-poll.C:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
 }
 
 // ofLatest tells whether err says that $LATEST is not Active yet.
