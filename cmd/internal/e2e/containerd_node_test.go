@@ -119,7 +119,7 @@ func (s *stack) withoutContainerd(c *containerd, sig syscall.Signal) {
 	s.eventually(3*time.Second, "three invokes in flight", s.inFlight(3))
 	c.end(sig)
 	defer c.start() // also when something is wrong: the stack needs it to stop
-	s.invokeAll(12)
+	s.answers()
 	version, err := s.lambda.PublishVersion(t.Context(), &lambda.PublishVersionInput{FunctionName: aws.String(functionName), Description: aws.String(sig.String())})
 	if err != nil {
 		t.Fatal(err)

@@ -116,6 +116,7 @@ type environment struct {
 	State    string `json:"state"`
 	Sandbox  string `json:"sandbox_id"`
 	InFlight int    `json:"in_flight"`
+	Reason   string `json:"reason"`
 }
 
 func (s *stack) ps() []environment {
@@ -199,13 +200,13 @@ func (s *stack) killPart(p part) {
 		}
 		return nil
 	})
-	s.invokeAll(12)
+	s.answers()
 }
 
-// invokeAll wants n invokes to succeed.
-func (s *stack) invokeAll(n int) {
+// answers wants a few invokes on each environment to succeed.
+func (s *stack) answers() {
 	s.t.Helper()
-	for range n {
+	for range 12 {
 		if _, _, err := s.invoke(s.t.Context(), event{}); err != nil {
 			s.t.Error(err)
 		}
@@ -458,6 +459,40 @@ func TestKilledControlComesBack(t *testing.T) {
 	if err != nil || aws.ToString(f.Configuration.FunctionName) != "f" {
 		t.Errorf("the function after the restart: %v", err)
 	}
+}
+
+// TestRestartedControlAnswersWhatRuns: SIGTERM of hearth-control while invokes
+// run. Their callers get their answers; whoever comes meanwhile finds nobody;
+// no environment notices; the function is invocable again without help.
+func TestRestartedControlAnswersWhatRuns(t *testing.T) {
+	s := up(t)
+	s.provider("subnet-a", "subnet-b", "subnet-c")
+	s.function(concurrency(4))
+	s.allReady(20 * time.Second)
+	before := s.functions()
+	callers := s.hold(6, 4*time.Second)
+	s.eventually(3*time.Second, "six invokes in flight", s.inFlight(6))
+	old := s.processes("hearth-control")[0]
+	began := time.Now()
+	if err := syscall.Kill(old, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range callers.wait() {
+		t.Errorf("an invoke that ran when the control service was stopped: %v", f.err)
+	}
+	s.eventually(20*time.Second, "another control service and an invoke", func() error {
+		if now := s.processes("hearth-control"); len(now) != 1 || now[0] == old {
+			return fmt.Errorf("processes %v", now)
+		}
+		_, _, err := s.invoke(t.Context(), event{})
+		return err
+	})
+	t.Logf("invocable again %v after SIGTERM, with invokes of 4 s to finish first", time.Since(began).Round(time.Millisecond))
+	s.allReady(20 * time.Second)
+	if after := s.functions(); !slices.Equal(after, before) {
+		t.Errorf("the function's processes were %v and are %v", before, after)
+	}
+	s.answers()
 }
 
 // TestStoppedAgentFinishesWhatRuns: SIGTERM ends an agent in order, what it runs

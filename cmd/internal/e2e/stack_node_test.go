@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -98,14 +99,6 @@ type stack struct {
 // option changes a stack before it starts.
 type option func(*stack)
 
-// dataIn is a data directory, or a place for one, of the test's choice.
-func dataIn(dir string) option { return func(s *stack) { s.dir = dir } }
-
-// alsoIn is a further directory that files of the stack end up in.
-func alsoIn(dir string) option {
-	return func(s *stack) { s.scope.DataDirs = append(s.scope.DataDirs, dir) }
-}
-
 // onContainerd is another containerd than that of the machine.
 func onContainerd(address string) option {
 	return func(s *stack) {
@@ -148,11 +141,9 @@ func up(t *testing.T, options ...option) *stack {
 	}, s.flags...)
 	s.lambda = lambda.New(lambda.Options{
 		Region: region, BaseEndpoint: aws.String(s.api),
-		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-			return aws.Credentials{AccessKeyID: "any", SecretAccessKey: "any"}, nil
-		}),
-		Retryer:    aws.NopRetryer{},
-		HTTPClient: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 128}},
+		Credentials: anybody(),
+		Retryer:     aws.NopRetryer{},
+		HTTPClient:  &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 128}},
 	})
 	var err error
 	if s.log, err = os.CreateTemp(t.TempDir(), "hearth-up-*.log"); err != nil {
@@ -166,6 +157,13 @@ func up(t *testing.T, options ...option) *stack {
 		}
 	})
 	return s
+}
+
+// anybody are credentials: the API believes everybody.
+func anybody() aws.CredentialsProvider {
+	return aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+		return aws.Credentials{AccessKeyID: "any", SecretAccessKey: "any"}, nil
+	})
 }
 
 // step is a subtest on the stack of its test.
@@ -309,20 +307,26 @@ func (s *stack) eventually(limit time.Duration, what string, ok func() error) {
 	}
 }
 
-// archive zips the probe as a bootstrap.
+// archive zips a program as a bootstrap.
 func archive(t *testing.T, name string) []byte {
 	t.Helper()
 	body, err := os.ReadFile(filepath.Join(bins, name))
 	if err != nil {
 		t.Fatal(err)
 	}
+	return archiveOf(t, string(body))
+}
+
+// archiveOf zips content as a bootstrap.
+func archiveOf(t *testing.T, body string) []byte {
+	t.Helper()
 	var buf bytes.Buffer
 	z := zip.NewWriter(&buf)
 	h := &zip.FileHeader{Name: "bootstrap", Method: zip.Deflate}
 	h.SetMode(0o755)
 	w, err := z.CreateHeader(h)
 	if err == nil {
-		_, err = w.Write(body)
+		_, err = io.WriteString(w, body)
 	}
 	if err := errors.Join(err, z.Close()); err != nil {
 		t.Fatal(err)
@@ -356,6 +360,15 @@ func (s *stack) provider(zones ...string) {
 // function creates a function that runs the probe, published to $LATEST.PUBLISHED.
 func (s *stack) function(edit func(*lambda.CreateFunctionInput)) {
 	s.t.Helper()
+	if _, err := s.lambda.CreateFunction(s.t.Context(), s.input(edit)); err != nil {
+		s.t.Fatal(err)
+	}
+	s.active()
+}
+
+// input is what creates that function.
+func (s *stack) input(edit func(*lambda.CreateFunctionInput)) *lambda.CreateFunctionInput {
+	s.t.Helper()
 	in := &lambda.CreateFunctionInput{
 		FunctionName: aws.String(functionName), Role: aws.String(role), Runtime: types.RuntimeProvidedal2023,
 		Handler: aws.String("bootstrap"), Code: &types.FunctionCode{ZipFile: archive(s.t, "probe")},
@@ -370,10 +383,7 @@ func (s *stack) function(edit func(*lambda.CreateFunctionInput)) {
 	if edit != nil {
 		edit(in)
 	}
-	if _, err := s.lambda.CreateFunction(s.t.Context(), in); err != nil {
-		s.t.Fatal(err)
-	}
-	s.active()
+	return in
 }
 
 // concurrency sets PerExecutionEnvironmentMaxConcurrency.
