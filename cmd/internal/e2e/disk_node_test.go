@@ -279,7 +279,7 @@ func (s *stack) unwritable(description, absent string) {
 	if err != nil || len(list.Functions) != 1 {
 		s.t.Errorf("listing functions: %v, %v; want one", list, err)
 	}
-	if err := s.get("/readyz"); err != nil {
+	if err := errors.Join(s.get("/readyz"), s.get("/healthz")); err != nil {
 		s.t.Error(err)
 	}
 	s.answers()
