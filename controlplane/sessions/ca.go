@@ -127,7 +127,14 @@ func writeFileSync(name string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	return os.Rename(name+".new", name)
+	if err := os.Rename(name+".new", name); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(name)) //nolint:gosec // below a directory the operator names
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // PEM is the authority's certificate.
