@@ -130,7 +130,7 @@ func writeFileSync(name string, data []byte) error {
 	if err := os.Rename(name+".new", name); err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(name)) //nolint:gosec // below a directory the operator names
+	dir, err := os.Open(filepath.Dir(name))
 	if err != nil {
 		return err
 	}
