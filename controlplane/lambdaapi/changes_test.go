@@ -39,7 +39,7 @@ func TestChangesAreRefusedAsAWSDoes(t *testing.T) {
 	must[*lambda.PublishVersionOutput](t)(s.PublishVersion(ctx, publish))
 	_, err = s.PublishVersion(ctx, publish)
 	refused(t, err, "ResourceConflictException", 409,
-		"The operation cannot be performed at this time. The function is currently in the following state: 'Pending'")
+		"The operation cannot be performed at this time. An update is in progress for resource: "+functionBase+"f:$LATEST.PUBLISHED")
 	s.settle(controlplane.LatestPublished, controlplane.VersionActive)
 	must[*lambda.PublishVersionOutput](t)(s.PublishVersion(ctx, publish))
 	_, err = s.PublishVersion(ctx, publish)

@@ -161,7 +161,7 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, requestID string
 	if e.status >= http.StatusInternalServerError {
 		body["Type"] = "Service"
 	}
-	if e.status == http.StatusInternalServerError {
+	if e.status == http.StatusInternalServerError && r.Context().Err() == nil { // else the client left
 		s.cfg.Logger.ErrorContext(r.Context(), "request failed", "request_id", requestID, "operation", operationOf(r), "err", err)
 	}
 	body[messageMember(e.name)] = e.message

@@ -236,11 +236,15 @@ func (s *Server) readVersion(r store.Reader, ref reference) (*controlplane.Funct
 
 func (s *Server) readFunction(r store.Reader, ref reference) (*controlplane.Function, error) {
 	f, err := r.Function(ref.Name)
-	if errdefs.IsNotFound(err) {
+	if errdefs.IsNotFound(err) || err == nil && gone(&f) {
 		return nil, notFound("Function not found: %s", s.functionARN(ref.Name, ref.Qualifier))
 	}
 	return &f, err
 }
+
+// gone tells whether a function is deleted as far as callers can tell: on
+// demand, as on default Lambda, from the moment the delete is answered.
+func gone(f *controlplane.Function) bool { return f.Deleting && f.OnDemand() }
 
 // editable is readFunction for a change: not of a function being deleted.
 func (s *Server) editable(r store.Reader, ref reference, revision *string) (*controlplane.Function, error) {
@@ -285,6 +289,9 @@ func (s *Server) listFunctions(ctx context.Context, in *lambda.ListFunctionsInpu
 		all = nil
 		for i := range functions {
 			f := &functions[i]
+			if gone(f) {
+				continue
+			}
 			all = append(all, described{key: string(f.Name) + "\x00", config: s.describe(f, &f.Latest, f.ARN)})
 			if in.FunctionVersion != types.FunctionVersionAll {
 				continue

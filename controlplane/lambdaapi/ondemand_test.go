@@ -268,6 +268,11 @@ func TestAFunctionOnDemandIsReplacedAtOnce(t *testing.T) {
 		t.Fatalf("made while the old one is there: %v", err)
 	case <-time.After(200 * time.Millisecond):
 	}
+	refused(t, second(s.GetFunction(ctx, &lambda.GetFunctionInput{FunctionName: aws.String("f")})),
+		"ResourceNotFoundException", 404, "Function not found: "+functionBase+"f")
+	if list := must[*lambda.ListFunctionsOutput](t)(s.ListFunctions(ctx, &lambda.ListFunctionsInput{})); len(list.Functions) != 0 {
+		t.Errorf("%d functions are listed after the delete was answered", len(list.Functions))
+	}
 	s.store(func(w store.Writer) error { return w.DeleteFunction("f") })
 	if err := <-made; err != nil {
 		t.Error(err)

@@ -84,14 +84,11 @@ func serveEmpty[I any](op, input *smithy.Schema, fn func(context.Context, *I) er
 func (s *Server) operations() []operation {
 	return append(s.served(), []operation{
 		refused(schemas.PutProvisionedConcurrencyConfig, "provisioned concurrency: environments are always running"),
-		refused(schemas.GetProvisionedConcurrencyConfig, "provisioned concurrency: environments are always running"),
 		refused(schemas.DeleteProvisionedConcurrencyConfig, "provisioned concurrency: environments are always running"),
-		refused(schemas.ListProvisionedConcurrencyConfigs, "provisioned concurrency: environments are always running"),
 		refused(schemas.CreateCodeSigningConfig, "code signing"),
 		refused(schemas.GetCodeSigningConfig, "code signing"),
 		refused(schemas.UpdateCodeSigningConfig, "code signing"),
 		refused(schemas.DeleteCodeSigningConfig, "code signing"),
-		refused(schemas.ListCodeSigningConfigs, "code signing"),
 		refused(schemas.ListFunctionsByCodeSigningConfig, "code signing"),
 		refused(schemas.PutFunctionCodeSigningConfig, "code signing"),
 		refused(schemas.DeleteFunctionCodeSigningConfig, "code signing"),
@@ -99,12 +96,9 @@ func (s *Server) operations() []operation {
 		refused(schemas.GetEventSourceMapping, "event source mappings"),
 		refused(schemas.UpdateEventSourceMapping, "event source mappings"),
 		refused(schemas.DeleteEventSourceMapping, "event source mappings"),
-		refused(schemas.ListEventSourceMappings, "event source mappings"),
 		refused(schemas.CreateFunctionUrlConfig, "function URLs"),
-		refused(schemas.GetFunctionUrlConfig, "function URLs"),
 		refused(schemas.UpdateFunctionUrlConfig, "function URLs"),
 		refused(schemas.DeleteFunctionUrlConfig, "function URLs"),
-		refused(schemas.ListFunctionUrlConfigs, "function URLs"),
 		refused(schemas.CheckpointDurableExecution, "durable executions"),
 		refused(schemas.GetDurableExecution, "durable executions"),
 		refused(schemas.GetDurableExecutionHistory, "durable executions"),
@@ -185,5 +179,12 @@ func (s *Server) served() []operation {
 		serveEmpty(schemas.RemovePermission, schemas.RemovePermissionRequest, s.removePermission).storedOnly(""),
 		serve(schemas.GetPolicy, schemas.GetPolicyRequest, schemas.GetPolicyResponse, s.getPolicy).storedOnly(""),
 		serve(schemas.GetFunctionCodeSigningConfig, schemas.GetFunctionCodeSigningConfigRequest, schemas.GetFunctionCodeSigningConfigResponse, s.getFunctionCodeSigningConfig).noted("answers that the function has none"),
+		// What tools ask for and no function can have.
+		serve(schemas.ListCodeSigningConfigs, schemas.ListCodeSigningConfigsRequest, schemas.ListCodeSigningConfigsResponse, s.listCodeSigningConfigs).noted("there are none"),
+		serve(schemas.ListEventSourceMappings, schemas.ListEventSourceMappingsRequest, schemas.ListEventSourceMappingsResponse, s.listEventSourceMappings).noted("there are none"),
+		serve(schemas.GetFunctionUrlConfig, schemas.GetFunctionUrlConfigRequest, schemas.GetFunctionUrlConfigResponse, s.getFunctionURLConfig).noted("answers that there is none"),
+		serve(schemas.ListFunctionUrlConfigs, schemas.ListFunctionUrlConfigsRequest, schemas.ListFunctionUrlConfigsResponse, s.listFunctionURLConfigs).noted("there are none"),
+		serve(schemas.GetProvisionedConcurrencyConfig, schemas.GetProvisionedConcurrencyConfigRequest, schemas.GetProvisionedConcurrencyConfigResponse, s.getProvisionedConcurrencyConfig).noted("answers that there is none"),
+		serve(schemas.ListProvisionedConcurrencyConfigs, schemas.ListProvisionedConcurrencyConfigsRequest, schemas.ListProvisionedConcurrencyConfigsResponse, s.listProvisionedConcurrencyConfigs).noted("there are none"),
 	}
 }

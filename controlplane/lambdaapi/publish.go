@@ -117,6 +117,8 @@ func (p publication) replace(w store.Writer, f *controlplane.Function) (*control
 	v := p.version(f, controlplane.LatestPublished)
 	old, err := w.Version(f.Name, controlplane.LatestPublished)
 	if errdefs.IsNotFound(err) {
+		// Tools that publish wait for the end of the update, the first time too.
+		updating(v)
 		return v, w.PutVersion(*v)
 	}
 	if err != nil {
@@ -139,8 +141,7 @@ func roll(v, old *controlplane.Version) error {
 			return inProgress(old.ARN)
 		}
 		v.State, v.ReasonCode, v.Reason = old.State, old.ReasonCode, old.Reason
-		v.Update, v.UpdateReasonCode, v.UpdateReason = controlplane.UpdateInProgress,
-			string(types.StateReasonCodeCreating), "The function is being updated."
+		updating(v)
 		v.Serving = old.Serving
 		if v.Serving == nil {
 			serving := old.Publication()
@@ -149,13 +150,20 @@ func roll(v, old *controlplane.Version) error {
 	case controlplane.VersionDeactivated:
 		v.State, v.ReasonCode, v.Reason = old.State, old.ReasonCode, old.Reason
 	case controlplane.VersionFailed: // starts afresh, under the scaling config it had
-	case controlplane.VersionPending, controlplane.VersionDeactivating, controlplane.VersionDeleting,
+	case controlplane.VersionPending:
+		return inProgress(old.ARN)
+	case controlplane.VersionDeactivating, controlplane.VersionDeleting,
 		controlplane.VersionActiveNonInvocable:
 		return functionState(types.State(old.State))
 	default:
 		return fmt.Errorf("replacing %s in state %q: %w", old.ARN, old.State, errdefs.ErrInternal)
 	}
 	return nil
+}
+
+func updating(v *controlplane.Version) {
+	v.Update, v.UpdateReasonCode, v.UpdateReason = controlplane.UpdateInProgress,
+		string(types.StateReasonCodeCreating), "The function is being updated."
 }
 
 func inProgress(arn string) error {

@@ -66,7 +66,7 @@ func TestWireErrorsAreShapedLikeAWS(t *testing.T) {
 		"an unknown path":     {"GET", "/2015-03-31/nothing", "", 404, "UnknownOperationException", `{"Type":"User","message":"The request is no operation of the Lambda API."}`},
 		"the root":            {"GET", "/", "", 404, "UnknownOperationException", `{"Type":"User","message":"The request is no operation of the Lambda API."}`},
 		"a wrong method":      {"PATCH", functionsPath + "/f", "", 405, "UnknownOperationException", `{"Type":"User","message":"The method PATCH is not allowed for this path."}`},
-		"not in the scope":    {"GET", "/2021-10-31/functions/f/urls", "", 501, "NotImplementedException", `{"Type":"Service","message":"The operation ListFunctionUrlConfigs is not supported by this service."}`},
+		"not in the scope":    {"POST", "/2021-10-31/functions/f/url", "{}", 501, "NotImplementedException", `{"Type":"Service","message":"The operation CreateFunctionUrlConfig is not supported by this service."}`},
 		"told by query":       {"GET", "/2018-10-31/layers?find=LayerVersion&Arn=x", "", 501, "NotImplementedException", `{"Type":"Service","message":"The operation GetLayerVersionByArn is not available in this service yet."}`},
 		"told by no query":    {"GET", "/2018-10-31/layers", "", 501, "NotImplementedException", `{"Type":"Service","message":"The operation ListLayers is not available in this service yet."}`},
 		"broken JSON":         {"POST", functionsPath, "{", 400, "SerializationException", `{"Type":"User","message":"Could not parse request body into json."}`},

@@ -113,6 +113,9 @@ func settle(v controlplane.Version, f facts) controlplane.Version {
 		return state(v, controlplane.VersionActive, "", "")
 	}
 	if e := f.failed(v.Revision); e != nil {
+		if v.Update == controlplane.UpdateInProgress {
+			v.Update, v.UpdateReasonCode, v.UpdateReason = controlplane.UpdateFailed, e.ReasonCode, e.Reason
+		}
 		return state(v, controlplane.VersionFailed, e.ReasonCode, e.Reason)
 	}
 	if f.blocked != nil {

@@ -13,6 +13,7 @@ func TestProgress(t *testing.T) {
 	failing := controlplane.Environment{State: controlplane.EnvironmentFailed, Failures: 3, ReasonCode: "FunctionError.RuntimeInitError", Reason: "boom"}
 	once := failing
 	once.Failures = 1
+	publishing := controlplane.Version{State: controlplane.VersionPending, ReasonCode: "Creating", Update: controlplane.UpdateInProgress}
 	hung := once
 	hung.ReasonCode = "FunctionError.InitTimeout"
 	envs := func(n int, e controlplane.Environment) []controlplane.Environment {
@@ -57,6 +58,7 @@ func TestProgress(t *testing.T) {
 		{"three ready", pending, map[controlplane.Revision][]controlplane.Environment{"": envs(3, ready)}, nil, want{state: controlplane.VersionActive, update: controlplane.UpdateSuccessful}},
 		{"one failed start is not the end", pending, map[controlplane.Revision][]controlplane.Environment{"": envs(3, once)}, nil, want{state: controlplane.VersionPending, code: "Creating"}},
 		{"starts failed too often", pending, map[controlplane.Revision][]controlplane.Environment{"": envs(3, failing)}, nil, want{state: controlplane.VersionFailed, code: "FunctionError.RuntimeInitError"}},
+		{"the first publication fails as an update does", publishing, map[controlplane.Revision][]controlplane.Environment{"": envs(3, failing)}, nil, want{state: controlplane.VersionFailed, code: "FunctionError.RuntimeInitError", update: controlplane.UpdateFailed}},
 		{"a runtime that never asked for an event had minutes: once is enough", pending, map[controlplane.Revision][]controlplane.Environment{"": envs(1, hung)}, nil, want{state: controlplane.VersionFailed, code: "FunctionError.InitTimeout"}},
 		{"failing here, ready there: not the function's fault", pending, map[controlplane.Revision][]controlplane.Environment{"": append(envs(1, failing), ready)}, nil, want{state: controlplane.VersionPending, code: "Creating"}},
 		{"a host in trouble is waited for", pending, map[controlplane.Revision][]controlplane.Environment{"": envs(3, trouble)}, nil, want{state: controlplane.VersionPending, code: "Creating"}},

@@ -56,10 +56,10 @@ func (m *Metrics) outcome(ctx context.Context, err error) metric.MeasurementOpti
 			return o
 		}
 		return m.other
-	case errors.As(err, &lost):
-		return m.lost
 	case ctx.Err() != nil:
 		return m.left
+	case errors.As(err, &lost):
+		return m.lost
 	}
 	return m.other
 }
