@@ -163,8 +163,8 @@ func TestAFullDiskOfTheControlService(t *testing.T) {
 	s.function(concurrency(4))
 	s.allReady(20 * time.Second)
 	control := s.processes("hearth-control")[0]
-	free := d.fill()
-	acknowledged := s.describeUntil("ServiceException")
+	var free func()
+	acknowledged := s.describeUntil(func() { free = d.fill() }, "ServiceException")
 	if _, err := s.further("with-code"); code(err) != "ServiceException" {
 		t.Errorf("a function with new code on a full disk: got %v, want ServiceException", err)
 	}
@@ -197,10 +197,9 @@ func TestAStoreThatCannotBeWritten(t *testing.T) {
 	s.allReady(20 * time.Second)
 	control := s.processes("hearth-control")[0]
 	db := filepath.Join(s.dir, "hearth.db")
-	tool(t, "chattr", "+i", db, db+"-wal")
 	writable := func() { tool(t, "chattr", "-i", db, db+"-wal") }
 	defer func() { writable() }()
-	acknowledged := s.describeUntil("ServiceException")
+	acknowledged := s.describeUntil(func() { tool(t, "chattr", "+i", db, db+"-wal") }, "ServiceException")
 	if _, err := s.further("g"); code(err) != "ServiceException" {
 		t.Errorf("a function in a store that cannot be written: got %v, want ServiceException", err)
 	}
@@ -243,11 +242,24 @@ func (s *stack) further(name string) (*lambda.CreateFunctionOutput, error) {
 	return s.lambda.CreateFunction(s.t.Context(), in)
 }
 
-// describeUntil changes the description of the function until that fails as it
-// should, and returns the last that was acknowledged.
-func (s *stack) describeUntil(want string) string {
+// describe changes the description of the function.
+func (s *stack) describe(text string) string {
 	s.t.Helper()
-	last := ""
+	if _, err := s.lambda.UpdateFunctionConfiguration(s.t.Context(), &lambda.UpdateFunctionConfigurationInput{
+		FunctionName: aws.String(functionName), Description: aws.String(text),
+	}); err != nil {
+		s.t.Fatal(err)
+	}
+	return text
+}
+
+// describeUntil changes the description of the function once, spoils the store,
+// goes on until a change fails as it should, and returns the last that was
+// acknowledged.
+func (s *stack) describeUntil(spoil func(), want string) string {
+	s.t.Helper()
+	last := s.describe("before")
+	spoil()
 	for n := range 5000 {
 		text := fmt.Sprintf("%d%s", n, strings.Repeat(".", 250))
 		_, err := s.lambda.UpdateFunctionConfiguration(s.t.Context(), &lambda.UpdateFunctionConfigurationInput{
@@ -260,7 +272,7 @@ func (s *stack) describeUntil(want string) string {
 		if code(err) != want {
 			s.t.Fatalf("after %d updates: got %v, want %s", n, err, want)
 		}
-		s.t.Logf("%d updates were acknowledged", n)
+		s.t.Logf("%d updates were acknowledged afterwards", n)
 		return last
 	}
 	s.t.Fatal("5000 updates succeeded")
