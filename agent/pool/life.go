@@ -21,6 +21,7 @@ import (
 
 var (
 	errRetired      = errors.New("environment is retired")
+	errOverran      = errors.New("an invocation ran beyond its deadline")
 	errTooLong      = errors.New("sandbox driver took too long")
 	errNotSettled   = errors.New("function timeout has passed")
 	errFetchTooLong = errors.New("download took too long")
@@ -38,15 +39,15 @@ func (p *Pool) incarnateLocked(ctx context.Context, id sandbox.ID, a agent.Assig
 	in := &incarnation{
 		id:         id,
 		assignment: a,
-		api: runtimeapi.New(runtimeapi.Config{
-			Environment: a.Environment,
-			Concurrency: max(1, a.MaxConcurrency),
-			Log:         p.cfg.Log,
-		}),
-		retire: retire,
-		exited: make(chan struct{}),
-		phase:  PhaseStarting,
+		retire:     retire,
+		exited:     make(chan struct{}),
+		phase:      PhaseStarting,
 	}
+	api := runtimeapi.Config{Environment: a.Environment, Concurrency: max(1, a.MaxConcurrency), Log: p.cfg.Log}
+	if a.OnDemand {
+		api.TimedOut = func() { p.overran(in) }
+	}
+	in.api = runtimeapi.New(api)
 	p.sandboxes[id] = in
 	e := p.environmentLocked(a)
 	e.incarnations = append(e.incarnations, in)
@@ -315,10 +316,12 @@ func (p *Pool) markEnded(in *incarnation, err error) (failures int, unexpected b
 // dispose lets what runs finish, ends the sandbox and removes it, however often
 // it takes.
 func (p *Pool) dispose(ctx context.Context, in *incarnation) {
-	settle, cancel := context.WithTimeoutCause(ctx, in.assignment.Timeout+time.Second, errNotSettled)
-	defer cancel()
-	if err := in.api.Settle(settle); err != nil && ctx.Err() == nil {
-		p.cfg.Log.WarnContext(ctx, "environment is ended with invokes running", "environment", string(in.assignment.Environment), "err", err)
+	if !p.hasOverrun(in) {
+		settle, cancel := context.WithTimeoutCause(ctx, in.assignment.Timeout+time.Second, errNotSettled)
+		defer cancel()
+		if err := in.api.Settle(settle); err != nil && ctx.Err() == nil {
+			p.cfg.Log.WarnContext(ctx, "environment is ended with invokes running", "environment", string(in.assignment.Environment), "err", err)
+		}
 	}
 	for wait := firstBackoff; ; wait = min(2*wait, lastBackoff) {
 		if ctx.Err() != nil {
@@ -336,6 +339,27 @@ func (p *Pool) dispose(ctx context.Context, in *incarnation) {
 	}
 	in.api.Exited(runtimeapi.Exit{Code: -1})
 	p.gone(in)
+}
+
+// overran ends an on-demand incarnation whose invocation ran beyond its
+// deadline, as default Lambda does: the code that still runs would keep the only
+// slot. The environment starts anew at once.
+func (p *Pool) overran(in *incarnation) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	in.overran = true
+	if in.phase == PhaseEnding {
+		return
+	}
+	in.phase = PhaseEnding
+	in.retire(errOverran)
+	p.updateLocked(time.Now())
+}
+
+func (p *Pool) hasOverrun(in *incarnation) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return in.overran
 }
 
 func (p *Pool) remove(ctx context.Context, in *incarnation) error {

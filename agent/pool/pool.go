@@ -144,6 +144,9 @@ type incarnation struct {
 	// exited is closed when the process has ended, after exit is set.
 	exited chan struct{}
 
+	// overran says that an invocation ran beyond its deadline and is not worth
+	// waiting for.
+	overran         bool
 	phase           Phase
 	readyAt         time.Time
 	exit            sandbox.Exit

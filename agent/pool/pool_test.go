@@ -553,6 +553,44 @@ func TestAProcessThatEndsIsReplacedAndItsInvokesAnswered(t *testing.T) {
 	})
 }
 
+// TestCodeThatOverrunsOnDemandIsEnded, since it would keep the only slot; on a
+// capacity provider it keeps its own and the others serve.
+func TestCodeThatOverrunsOnDemandIsEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		demand := assignment("e-1")
+		demand.OnDemand, demand.MaxConcurrency = true, 1
+		w.apply(set(1, demand, assignment("e-2")))
+		before := map[agent.EnvironmentID]*runtimeapi.API{}
+		for _, id := range []agent.EnvironmentID{"e-1", "e-2"} {
+			before[id] = w.serving(id)
+			out, err := invoke(before[id], "r", "1h")
+			if err != nil || !strings.Contains(string(out.Payload), "timed out") {
+				t.Fatalf("got %s, %v", out.Payload, err)
+			}
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		w.want(map[agent.EnvironmentID]agent.EnvironmentState{"e-1": agent.StateReady, "e-2": agent.StateReady})
+		if w.serving("e-1") == before["e-1"] {
+			t.Error("the on-demand environment was not started anew")
+		}
+		if w.serving("e-2") != before["e-2"] {
+			t.Error("the other environment was started anew")
+		}
+		if out, err := invoke(w.serving("e-1"), "next", ""); err != nil || out.FunctionError != "" {
+			t.Errorf("got %s, %v", out.Payload, err)
+		}
+		if n := len(w.host.Sandboxes()); n != 2 {
+			t.Errorf("%d sandboxes, want 2", n)
+		}
+		if s := w.pool.Statuses()[0]; s.Failures != 0 {
+			t.Errorf("got %+v", s)
+		}
+	})
+}
+
 func TestInvariant4_StoppingThePoolLeavesEverySandbox(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

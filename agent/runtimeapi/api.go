@@ -77,6 +77,9 @@ type Config struct {
 	// Grace is how long an admitted invocation waits for a pending /next before
 	// it is refused; zero means 100 ms.
 	Grace time.Duration
+	// TimedOut, if set, is called when an invocation was answered because its
+	// deadline passed while the runtime had it.
+	TimedOut func()
 	// Log is required.
 	Log *slog.Logger
 }

@@ -127,6 +127,9 @@ func (a *API) await(x *invocation) answer {
 	out := agent.Outcome{FunctionError: Unhandled, ContentType: contentTypeJSON, Payload: timedOut(x)}
 	if !handed.IsZero() {
 		out.Duration = time.Since(handed)
+		if a.cfg.TimedOut != nil {
+			a.cfg.TimedOut()
+		}
 	}
 	return answer{outcome: out}
 }
