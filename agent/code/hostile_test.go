@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -68,6 +69,9 @@ func TestHostileArchivesAreRefusedAndLeaveNothing(t *testing.T) {
 		"deep":               {"too many directories", []file{{"a/b/c/d/e", "", 0o644}}},
 		"deep link":          {"too many directories", []file{{"a/b/c/d/e", "x", symlink}}},
 		"absolute link":      {"link leaves the archive", []file{{"l", "/etc/passwd", symlink}}},
+		"link over /tmp":     {"link leaves the archive", []file{{"l", "/tmp/../etc", symlink}}},
+		"link by /tmp":       {"link leaves the archive", []file{{"t", "/tmp", symlink}, {"l", "t/x", symlink}}},
+		"file by /tmp":       {"file exists", []file{{"t", "/tmp", symlink}, {"t/x", "x", 0o644}}},
 		"link out":           {"link leaves the archive", []file{{"a/l", "../../x", symlink}}},
 		"link out by a link": {"link leaves the archive", []file{{"a/b/l", "../..", symlink}, {"o", "a/b/l/../etc", symlink}}},
 		"empty link":         {"bad link target", []file{{"l", "", symlink}}},
@@ -92,6 +96,25 @@ func TestHostileArchivesAreRefusedAndLeaveNothing(t *testing.T) {
 			t.Parallel()
 			refuse(t, archive(t, c.files...), c.reason)
 		})
+	}
+}
+
+// TestLinksIntoTheContainerAreTaken as they are: frameworks link what they write
+// to /tmp. Nothing on the host follows them.
+func TestLinksIntoTheContainerAreTaken(t *testing.T) {
+	t.Parallel()
+	const symlink = fs.ModeSymlink | 0o777
+	s := newStore()
+	content := archive(t, file{"bootstrap", "x", 0o755}, file{"cache", "/tmp/cache", symlink}, file{"lib", "/opt/lib", symlink})
+	dir, release, err := open(t, t.TempDir(), 1<<30, s).Acquire(t.Context(), s.add(content))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	for name, want := range map[string]string{"cache": "/tmp/cache", "lib": "/opt/lib"} {
+		if got, err := os.Readlink(filepath.Join(dir, name)); err != nil || got != want {
+			t.Errorf("%s leads to %q, %v; want %q", name, got, err, want)
+		}
 	}
 }
 

@@ -127,6 +127,18 @@ type unpacker struct {
 
 type link struct{ name, target string }
 
+// inContainer tells whether a link leads to where a function has files of its
+// own while it runs, as frameworks make them for what they write to /tmp. On the
+// host nothing follows it.
+func inContainer(target string) bool {
+	for _, dir := range []string{"/tmp", "/opt", "/var/task"} {
+		if clean := path.Clean(target); clean == dir || strings.HasPrefix(clean, dir+"/") {
+			return true
+		}
+	}
+	return false
+}
+
 // entry unpacks one file or directory, or remembers one link.
 func (u *unpacker) entry(f *zip.File) error {
 	name, err := cleanName(f.Name)
@@ -245,7 +257,7 @@ func (u *unpacker) remember(f *zip.File, name string) (err error) {
 		return invalid("bad link target")
 	case u.linked > maxLinks:
 		return invalid("the links of the archive have more than %d bytes", maxLinks)
-	case path.IsAbs(string(target)) || !filepath.IsLocal(path.Join(path.Dir(name), string(target))):
+	case !inContainer(string(target)) && (path.IsAbs(string(target)) || !filepath.IsLocal(path.Join(path.Dir(name), string(target)))):
 		return leaves(string(target))
 	}
 	u.links = append(u.links, link{name: name, target: string(target)})
@@ -265,6 +277,9 @@ func (u *unpacker) finish() error {
 	// A target may look harmless and lead out over other links. One that leads
 	// nowhere or in a circle within the tree is the function's own affair.
 	for _, l := range u.links {
+		if inContainer(l.target) {
+			continue
+		}
 		_, err := u.root.Stat(l.name)
 		if _, system := errors.AsType[syscall.Errno](err); err != nil && !system {
 			return fmt.Errorf("link %.200q: %w", l.name, leaves(l.target))

@@ -28,10 +28,10 @@ func TestDataConnectionsComeBackAfterAControlServiceHung(t *testing.T) {
 				}
 			}
 		}()
-		h.set("c:1", hung)
+		h.set(hung)
 		_, _ = first.Close(), second.Close()
 		time.Sleep(time.Minute)
-		h.set("c:1", c.lis)
+		h.set(c.lis)
 		late := time.After(20 * time.Second)
 		for n := range 2 {
 			select {

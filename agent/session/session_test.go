@@ -299,10 +299,11 @@ type hosts struct {
 	dials map[string]int
 }
 
-func (h *hosts) set(address string, lis *bufconn.Listener) {
+// set replaces the only control service, c:1.
+func (h *hosts) set(lis *bufconn.Listener) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.lis[address] = lis
+	h.lis["c:1"] = lis
 }
 
 func (h *hosts) dial(ctx context.Context, address string) (net.Conn, error) {
@@ -446,7 +447,7 @@ func TestASessionResumesWhereItWas(t *testing.T) {
 		}
 		// The control service is away for an hour.
 		c.stop()
-		h.set("c:1", nil)
+		h.set(nil)
 		time.Sleep(time.Hour)
 		h.mu.Lock()
 		dials := h.dials["c:1"]
@@ -457,7 +458,7 @@ func TestASessionResumesWhereItWas(t *testing.T) {
 		}
 		back := newControl(t, a, "hearth-control")
 		defer back.stop()
-		h.set("c:1", back.lis)
+		h.set(back.lis)
 		began = time.Now()
 		if reg := <-back.registers; reg.GetAccepted().GetEpoch() != 3 || time.Since(began) > 8*time.Second {
 			t.Errorf("got %v after %v", reg, time.Since(began))

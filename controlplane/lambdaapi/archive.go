@@ -112,10 +112,16 @@ func checkEntry(f *zip.File) (target int, err error) {
 }
 
 // stays reports whether a link leads to what may be in the archive, unless it
-// does so over other links.
+// does so over other links, or to where a function has files while it runs.
 func stays(name, target string) bool {
-	return target != "" && len(target) <= maxLink && !strings.ContainsRune(target, 0) && !path.IsAbs(target) &&
-		filepath.IsLocal(path.Join(path.Dir(name), target))
+	switch {
+	case target == "" || len(target) > maxLink || strings.ContainsRune(target, 0):
+		return false
+	case path.IsAbs(target):
+		clean := path.Clean(target) + "/"
+		return strings.HasPrefix(clean, "/tmp/") || strings.HasPrefix(clean, "/opt/") || strings.HasPrefix(clean, "/var/task/")
+	}
+	return filepath.IsLocal(path.Join(path.Dir(name), target))
 }
 
 func readLink(f *zip.File) (string, error) {

@@ -78,6 +78,7 @@ func TestHostileArchivesAreRefusedAtOnce(t *testing.T) {
 		"a device":              {archiveOf(t, entry{name: "d", mode: fs.ModeDevice | 0o666}), because(`entry "d" is neither file, directory nor link`)},
 		"a pipe":                {archiveOf(t, entry{name: "p", mode: fs.ModeNamedPipe | 0o666}), because(`entry "p" is neither file, directory nor link`)},
 		"an absolute link":      {link("l", "/etc"), because(`entry "l" is a link that leaves the archive`)},
+		"a link over /tmp":      {link("l", "/tmp/../etc"), because(`entry "l" is a link that leaves the archive`)},
 		"a link upwards":        {link("a/l", "../../b"), because(`entry "a/l" is a link that leaves the archive`)},
 		"a link to nothing":     {link("l", ""), because(`entry "l" is a link that leaves the archive`)},
 		"a link of 4097 bytes":  {link("l", strings.Repeat("x", 4097)), because(`entry "l" is a link that leaves the archive`)},
@@ -118,6 +119,7 @@ func TestLinksWithinAnArchiveAreTaken(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, nil).withFunction()
 	in := archiveOf(t, entry{name: "bin/", mode: fs.ModeDir | 0o755}, entry{name: "bin/tool", content: "x", mode: fs.ModeSetuid | 0o4755},
-		entry{name: "lib/a/link", content: "../../bin/tool", mode: fs.ModeSymlink | 0o777})
+		entry{name: "lib/a/link", content: "../../bin/tool", mode: fs.ModeSymlink | 0o777},
+		entry{name: "cache", content: "/tmp/cache", mode: fs.ModeSymlink | 0o777})
 	must[*lambda.UpdateFunctionCodeOutput](t)(s.UpdateFunctionCode(t.Context(), &lambda.UpdateFunctionCodeInput{FunctionName: aws.String("f"), ZipFile: in}))
 }

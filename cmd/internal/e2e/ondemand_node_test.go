@@ -158,10 +158,10 @@ func TestToolsThatKnowNothingOfCapacityProviders(t *testing.T) {
 	}
 	s.eventually(30*time.Second, "the function to be gone", func() error {
 		_, err := s.lambda.GetFunction(t.Context(), &lambda.GetFunctionInput{FunctionName: aws.String(functionName)})
-		if code(err) != "ResourceNotFoundException" {
-			return fmt.Errorf("got %v", err)
+		if code(err) == "ResourceNotFoundException" {
+			return nil
 		}
-		return nil
+		return errors.Join(errors.New("it is still there"), err)
 	})
 }
 
