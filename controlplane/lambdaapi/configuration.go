@@ -177,6 +177,12 @@ func (in *settings) checkVariables() error {
 			"you have provided contains reserved keys that are currently not supported for modification. "+
 			"Reserved keys used in this request: %s", strings.Join(used, ", "))
 	}
+	for _, name := range slices.Sorted(maps.Keys(in.environment.Variables)) {
+		if strings.ContainsRune(in.environment.Variables[name], 0) {
+			return invalidParameter("Lambda was unable to configure your environment variables because the value of %s "+
+				"contains a null character.", name)
+		}
+	}
 	text, err := json.Marshal(in.environment.Variables)
 	if err != nil {
 		return fmt.Errorf("measuring environment variables: %w", err)

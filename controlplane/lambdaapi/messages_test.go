@@ -267,6 +267,12 @@ func TestFunctionsAreRefusedAsAWSDoes(t *testing.T) {
 			invalid, "Lambda was unable to configure your environment variables because the environment variables you have provided " +
 				"contains reserved keys that are currently not supported for modification. Reserved keys used in this request: AWS_REGION", 400,
 		},
+		"a variable with a null character": {
+			relaxed, func(in *lambda.CreateFunctionInput) {
+				in.Environment = &types.Environment{Variables: map[string]string{"CUT": "a\x00b"}}
+			},
+			invalid, "Lambda was unable to configure your environment variables because the value of CUT contains a null character.", 400,
+		},
 		"5 KB of variables": {
 			relaxed, func(in *lambda.CreateFunctionInput) {
 				in.Environment = &types.Environment{Variables: map[string]string{"BIG": strings.Repeat("x", 5000)}}

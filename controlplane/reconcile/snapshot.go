@@ -38,7 +38,7 @@ func (l *Loop) observe(ctx context.Context, now time.Time) (*world, error) {
 	}
 	for _, in := range w.instances {
 		if h, ok := w.heard[in.ID]; ok && l.books[in.ID] == nil {
-			l.adopt(in.ID, h, now)
+			l.adopt(w, &in, h)
 		}
 	}
 	occupied := map[controlplane.InstanceID]bool{}
@@ -61,6 +61,25 @@ func (w *world) read(r store.Reader) error {
 	w.instances, errs[4] = r.Instances()
 	w.addLatest()
 	return errors.Join(errs[:]...)
+}
+
+// published tells whether an assignment is of a publication that the provider's
+// instances run, with its code.
+func (w *world) published(provider controlplane.ProviderName, a *controlplane.Assignment) bool {
+	is := func(p controlplane.Publication) bool {
+		ours := p.Provider == provider || p.Provider == "" // before publications had one
+		return ours && p.Revision == a.Revision && p.Code.SHA256 == a.Code.SHA256
+	}
+	for i := range w.versions {
+		v := &w.versions[i]
+		if v.Function != a.Function || v.Qualifier != a.Qualifier {
+			continue
+		}
+		if is(v.Publication()) || v.Serving != nil && is(*v.Serving) {
+			return true
+		}
+	}
+	return false
 }
 
 // addLatest makes $LATEST of every on-demand function a version among the others.
@@ -116,12 +135,20 @@ func (l *Loop) insist(id controlplane.InstanceID, h sessions.Heard, b *book) {
 	b.intent, b.intentAt, b.dirty = controlplane.StopDelete, b.generation+1, true
 }
 
-// adopt takes over what an agent was told by an earlier process.
-func (l *Loop) adopt(id controlplane.InstanceID, h sessions.Heard, now time.Time) {
+// adopt takes over what an agent was told by an earlier process, as far as that
+// is what an earlier process may have said: publications of versions of the
+// instance's own provider. The agent lets anything else finish what it runs.
+func (l *Loop) adopt(w *world, in *controlplane.Instance, h sessions.Heard) {
+	id, now := in.ID, w.now
 	b := l.bookOf(id)
 	b.dirty = true // our term begins with a set of our own
 	for _, p := range h.Accepted.Environments {
 		p.Instance = id
+		if !w.published(in.Provider, &p.Assignment) {
+			l.log.Warn("an agent runs what it should not; it is told to stop it", "instance", string(id),
+				"environment", string(p.Assignment.Environment), "function", string(p.Assignment.Function))
+			continue
+		}
 		if l.placed[p.Assignment.Environment] == nil {
 			l.placed[p.Assignment.Environment] = &placed{Placement: p, at: now, drainingSince: now}
 		}

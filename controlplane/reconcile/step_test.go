@@ -245,3 +245,39 @@ func TestWhatAnAgentHasNotSaidYetIsUnknown(t *testing.T) {
 		}
 	}
 }
+
+// TestOnlyWhatAnEarlierProcessMaySayIsTakenOver: an agent cannot make itself the
+// holder of other providers' code by saying that it was told to run it.
+func TestOnlyWhatAnEarlierProcessMaySayIsTakenOver(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	claim := func(id controlplane.EnvironmentID, function controlplane.FunctionName, sha string) controlplane.Placement {
+		return controlplane.Placement{Assignment: controlplane.Assignment{
+			Environment: id, Function: function, Qualifier: "1",
+			Publication: controlplane.Publication{Revision: "r", Code: controlplane.Code{SHA256: sha}},
+		}}
+	}
+	l := stepper(t, fake.New(fake.Config{}), sessions.Heard{
+		Instance: "i-1", Connected: true, At: now, Reported: true, Zone: "a",
+		Accepted: controlplane.DesiredSet{Environments: []controlplane.Placement{
+			claim("e-ours", "f", ""), claim("e-other-code", "f", "00ff"), claim("e-other-provider", "g", ""), claim("e-unknown", "h", "00ff"),
+		}},
+	})
+	put(t, l, func(w store.Writer) error {
+		return errors.Join(published(w),
+			w.PutFunction(controlplane.Function{Name: "g", Provider: "q"}),
+			w.PutVersion(controlplane.Version{Function: "g", Provider: "q", Qualifier: "1", Revision: "r", State: controlplane.VersionPending}),
+			w.PutInstance(controlplane.Instance{ID: "i-1", Provider: "p", Zone: "a", Fleet: "fake", State: controlplane.InstanceRunning}))
+	})
+	if err := l.step(t.Context(), now); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []controlplane.EnvironmentID{"e-other-code", "e-other-provider", "e-unknown"} {
+		if l.placed[id] != nil {
+			t.Errorf("%s was taken over", id)
+		}
+	}
+	if l.placed["e-ours"] == nil {
+		t.Error("e-ours was not taken over")
+	}
+}
