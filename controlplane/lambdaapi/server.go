@@ -15,6 +15,11 @@
 // announced by Config.Changed, then answered. States are moved on by the
 // reconcile loop. An invoke never touches the store: the Invoker resolves it.
 //
+// The package is as large as the API: one file for each of its resources
+// (functions, versions, aliases, tags, providers, …), which do not know each
+// other, over a few that know none (front and body: HTTP; route, codec and
+// constraints: requests; errors).
+//
 // # Differences from AWS
 //
 //   - A function created without a CapacityProviderConfig runs on demand: on
@@ -28,7 +33,9 @@
 //     runtime that has an image.
 //   - A function or version being deleted is still described, with State
 //     Deleting, until its environments are gone; then it is not found. A second
-//     delete of it is accepted.
+//     delete of it is accepted. A function on demand is not found at once.
+//   - An invoke of a function on demand that finds no environment free waits for
+//     one, a minute at most; so does one of a version that was just published.
 //   - An invoke of a version that is not Active is a ResourceConflictException
 //     that says the state. The Reason of a throttle is concurrency, cpu, memory,
 //     disk or capacity.
