@@ -3,6 +3,7 @@ package containerd
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -29,6 +30,9 @@ func (d *Driver) List(ctx context.Context) ([]sandbox.Status, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing sandboxes: %w", d.blame(classify(err)))
 	}
+	// What is being created has a record and no task yet. Asked in between, so that
+	// one whose creation ends meanwhile is not taken for one that stopped.
+	creating := d.beingCreated()
 	list, err := d.client.TaskService().List(ctx, &tasks.ListTasksRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("listing sandboxes: %w", d.blame(classify(err)))
@@ -37,16 +41,29 @@ func (d *Driver) List(ctx context.Context) ([]sandbox.Status, error) {
 	for _, t := range list.Tasks {
 		processes[t.ID] = fromTask(t)
 	}
+	return d.statuses(records, processes, creating), nil
+}
+
+// statuses joins records with tasks. What was being created when the tasks were
+// asked for may have one by now.
+func (d *Driver) statuses(records []containers.Container, processes map[string]*process, creating map[sandbox.ID]bool) []sandbox.Status {
 	all := make([]sandbox.Status, 0, len(records))
 	for _, c := range records {
 		p := processes[c.ID]
-		if p == nil && d.isCreating(sandbox.ID(c.ID)) {
+		if p == nil && creating[sandbox.ID(c.ID)] {
 			continue
 		}
 		all = append(all, d.status(c, p))
 	}
 	slices.SortFunc(all, func(a, b sandbox.Status) int { return strings.Compare(string(a.ID), string(b.ID)) })
-	return all, nil
+	return all
+}
+
+// beingCreated returns the sandboxes that are being created now.
+func (d *Driver) beingCreated() map[sandbox.ID]bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.creating)
 }
 
 func (d *Driver) isCreating(id sandbox.ID) bool {

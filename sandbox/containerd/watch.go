@@ -108,6 +108,7 @@ func (w *watcher) scan(ctx context.Context) error {
 		}
 		stopped[s.ID] = true
 		if !w.told[s.ID] {
+			w.d.heard(ctx, s.ID)
 			w.deliver(sandbox.Event{ID: s.ID, Exit: s.Exit})
 		}
 	}
