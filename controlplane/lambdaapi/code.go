@@ -270,5 +270,11 @@ func (s *Server) dryUpdateCode(ctx context.Context, in *lambda.UpdateFunctionCod
 		return nil, err
 	}
 	f.Latest = recoded(f, in, code)
+	if s.publication(in.Publish, in.PublishTo, nil).to != toNothing || len(in.Architectures) > 0 {
+		err = s.cfg.DB.View(ctx, func(r store.Reader) error { return s.attach(r, f) })
+		if err != nil {
+			return nil, err
+		}
+	}
 	return s.describe(f, &f.Latest, f.ARN), nil
 }

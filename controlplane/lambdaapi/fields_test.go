@@ -201,10 +201,12 @@ func TestCodeIsPublishedToLatestPublished(t *testing.T) {
 func TestCodeMayBringAnArchitecture(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, nil).withFunction()
-	_, err := s.UpdateFunctionCode(t.Context(), &lambda.UpdateFunctionCodeInput{
-		FunctionName: aws.String("f"), ZipFile: zipOf(t, "two"), Architectures: []types.Architecture{"arm64"},
-	})
-	refused(t, err, "InvalidParameterValueException", 400, "The architecture of the function, arm64, is not that of its capacity provider, x86_64.")
+	for _, dry := range []bool{true, false} {
+		_, err := s.UpdateFunctionCode(t.Context(), &lambda.UpdateFunctionCodeInput{
+			FunctionName: aws.String("f"), ZipFile: zipOf(t, "two"), Architectures: []types.Architecture{"arm64"}, DryRun: dry,
+		})
+		refused(t, err, "InvalidParameterValueException", 400, "The architecture of the function, arm64, is not that of its capacity provider, x86_64.")
+	}
 	out := must[*lambda.UpdateFunctionCodeOutput](t)(s.UpdateFunctionCode(t.Context(), &lambda.UpdateFunctionCodeInput{
 		FunctionName: aws.String("f"), ZipFile: zipOf(t, "two"), Architectures: []types.Architecture{"x86_64"},
 	}))
