@@ -162,6 +162,9 @@ type Instance struct {
 	Fleet     string
 	CreatedAt time.Time
 
+	// KnownSince is when this process first saw the record. What is timed is timed
+	// by it: CreatedAt is of a clock that may have jumped since.
+	KnownSince time.Time `json:"-"`
 	// Observed is nil until the agent was heard of since this process started.
 	Observed *InstanceObservation `json:"-"`
 }

@@ -137,7 +137,7 @@ func launching(s controlplane.Snapshot, now time.Time, p Policy) map[controlplan
 func overdue(in *controlplane.Instance, now time.Time, p Policy) bool {
 	joined := in.Observed != nil && in.Observed.Connected
 	return in.State == controlplane.InstanceLaunching && !joined && p.LaunchPatience > 0 &&
-		now.Sub(in.CreatedAt) >= p.LaunchPatience
+		now.Sub(in.KnownSince) >= p.LaunchPatience
 }
 
 func takeComing(coming []*controlplane.Resources, size controlplane.Resources) bool {

@@ -224,7 +224,7 @@ func TestAnInstanceThatNeverJoinedIsReplaced(t *testing.T) {
 	p.LaunchPatience = 5 * time.Minute
 	s := provider(400)
 	s.Instances = []controlplane.Instance{{
-		ID: "i-1", Zone: "a", State: controlplane.InstanceLaunching, Size: p.Size, CreatedAt: t0,
+		ID: "i-1", Zone: "a", State: controlplane.InstanceLaunching, Size: p.Size, KnownSince: t0,
 	}}
 	lacks := []controlplane.Unplaced{unplaced("a", vcpu)}
 	heard := func(connected bool) controlplane.Snapshot {

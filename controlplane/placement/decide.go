@@ -105,7 +105,7 @@ func newBoard(s controlplane.Snapshot, now time.Time, p Policy) *board {
 		if in.Observed != nil {
 			b.free[in.ID] = in.Observed.Allocatable
 		}
-		if in.State == controlplane.InstanceLaunching && now.Sub(in.CreatedAt) < p.LaunchPatience && !s.Outdated(in) {
+		if in.State == controlplane.InstanceLaunching && now.Sub(in.KnownSince) < p.LaunchPatience && !s.Outdated(in) {
 			b.coming = append(b.coming, room{zone: in.Zone, free: in.Size})
 		}
 	}

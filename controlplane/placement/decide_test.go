@@ -105,7 +105,7 @@ func TestDecide(t *testing.T) {
 	}
 	launching := func(id, zone string, since time.Duration) controlplane.Instance {
 		in := instance(id, zone)
-		in.State, in.Observed, in.CreatedAt = controlplane.InstanceLaunching, nil, t0.Add(-since)
+		in.State, in.Observed, in.KnownSince = controlplane.InstanceLaunching, nil, t0.Add(-since)
 		in.Size = controlplane.Resources{CPU: 2 * vcpu, Memory: 8 * gib}
 		return in
 	}

@@ -129,6 +129,8 @@ type Loop struct {
 	deafSince map[controlplane.ProviderName]time.Time
 	// placed is every environment that should exist, by id.
 	placed map[controlplane.EnvironmentID]*placed
+	// known has when each instance was first seen.
+	known map[controlplane.InstanceID]time.Time
 	// books has what was sent to each instance.
 	books map[controlplane.InstanceID]*book
 }
@@ -160,6 +162,7 @@ func New(cfg Config) *Loop {
 		books:  map[controlplane.InstanceID]*book{},
 
 		deafSince: map[controlplane.ProviderName]time.Time{},
+		known:     map[controlplane.InstanceID]time.Time{},
 	}
 	l.last.Store(&[]controlplane.Snapshot{})
 	return l

@@ -219,3 +219,46 @@ func TestAClockThatJumpsAnHourMovesNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestALaunchIsTimedByThisProcess and not by when a clock that jumped since says
+// it was asked for.
+func TestALaunchIsTimedByThisProcess(t *testing.T) {
+	t.Parallel()
+	for _, jump := range []time.Duration{time.Hour, -time.Hour} {
+		now := time.Now()
+		l := stepper(t, fake.New(fake.Config{}))
+		l.seesSince = now.Add(-time.Hour)
+		put(t, l, func(w store.Writer) error {
+			return w.PutInstance(controlplane.Instance{
+				ID: "i-1", Provider: "p", Zone: "a", Fleet: "fake", State: controlplane.InstanceLaunching, CreatedAt: now.Add(-jump),
+			})
+		})
+		terminated := func(at time.Time) (n int) {
+			t.Helper()
+			w, err := l.observe(t.Context(), at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := l.decide(l.snapshots(w), at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, a := range p.actions {
+				if _, ok := a.(controlplane.TerminateInstance); ok {
+					n++
+				}
+			}
+			return n
+		}
+		patience := l.cfg.Policy.Capacity.LaunchPatience
+		if n := terminated(now); n != 0 {
+			t.Errorf("asked for %v ago by a clock that jumped: given up at once", jump)
+		}
+		if n := terminated(now.Add(patience - time.Second)); n != 0 {
+			t.Errorf("jump of %v: given up before its time", jump)
+		}
+		if n := terminated(now.Add(patience + time.Second)); n != 1 {
+			t.Errorf("jump of %v: not given up after %v", jump, patience)
+		}
+	}
+}

@@ -99,6 +99,10 @@ func (w *world) addLatest() {
 
 // join adds what its agent says to an instance.
 func (l *Loop) join(w *world, in *controlplane.Instance, occupied map[controlplane.InstanceID]bool) {
+	if l.known[in.ID].IsZero() {
+		l.known[in.ID] = w.now
+	}
+	in.KnownSince = l.known[in.ID]
 	h, ok := w.heard[in.ID]
 	if !ok {
 		return

@@ -327,6 +327,7 @@ func (l *Loop) forget(ctx context.Context, id controlplane.InstanceID) error {
 	}
 	l.cfg.Agents.Forget(id)
 	delete(l.books, id)
+	delete(l.known, id)
 	for env, p := range l.placed {
 		if p.Instance == id {
 			delete(l.placed, env)
