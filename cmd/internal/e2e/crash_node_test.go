@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -26,6 +27,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 )
@@ -428,36 +430,54 @@ func (s *stack) reaches(n int) error {
 	return nil
 }
 
-// TestKilledControlComesBack: kill -9 of hearth-control. No environment
-// notices; the function is invocable again without help.
+// TestKilledControlComesBack: kill -9 of hearth-control while invokes run. Their
+// callers lose the connection at once; what they asked for is executed once, to
+// its end, and frees its slots. No environment notices; the function is
+// invocable again without help.
 func TestKilledControlComesBack(t *testing.T) {
 	s := up(t)
+	count := outside(t)
 	s.provider("subnet-a", "subnet-b", "subnet-c")
 	s.function(concurrency(4))
-	before := map[int]bool{}
-	for _, pid := range s.functions() {
-		before[pid] = true
-	}
+	s.allReady(20 * time.Second)
+	before := s.functions()
+	const held, sleep = 6, 6 * time.Second
+	callers := s.count(count, held, sleep)
+	s.eventually(sleep-time.Second, "six events in execution", count.executed(held))
 	begin := time.Now()
 	kill(t, s.processes("hearth-control")...)
-	s.eventually(20*time.Second, "an invoke to succeed", func() error {
-		_, _, err := s.invoke(t.Context(), event{})
-		return err
-	})
-	t.Logf("invocable again %v after the kill", time.Since(begin).Round(time.Millisecond))
-	s.allReady(20 * time.Second)
-	after := s.functions()
-	for _, pid := range after {
-		if !before[pid] {
-			t.Errorf("process %d of the function is new", pid)
-		}
+	callers.wantLost(begin)
+	s.back(begin, backInService, "invocable again after the kill of hearth-control", s.invocable)
+	s.back(begin, backToThree, "three ready after the kill of hearth-control", s.readyOn)
+	s.eventually(sleep+backInService, "the invokes that were lost to their callers to end", s.inFlight(0))
+	if took := time.Since(begin); took < sleep/2 {
+		t.Errorf("nothing was in flight any more %v after the kill, although the function takes %v", took, sleep)
 	}
-	if len(after) != 3 || len(before) != 3 {
-		t.Errorf("%d function processes before and %d after, want 3", len(before), len(after))
+	count.once(t, held)
+	s.fills(3 * 4)
+	if after := s.functions(); !slices.Equal(after, before) || len(after) != 3 {
+		t.Errorf("the function's processes were %v and are %v, want the same three", before, after)
 	}
 	f, err := s.lambda.GetFunction(t.Context(), &lambda.GetFunctionInput{FunctionName: aws.String(functionName)})
 	if err != nil || aws.ToString(f.Configuration.FunctionName) != "f" {
 		t.Errorf("the function after the restart: %v", err)
+	}
+}
+
+// wantLost wants all callers to be told at once that their connection is gone,
+// and nothing else.
+func (c *callers) wantLost(killed time.Time) {
+	c.t.Helper()
+	failed := c.wait()
+	if len(failed) != len(c.answers) {
+		c.t.Errorf("%d of %d callers were told an error, want all", len(failed), len(c.answers))
+	}
+	for _, a := range failed {
+		waited := a.at.Sub(killed)
+		if _, ok := errors.AsType[*smithyhttp.RequestSendError](a.err); !ok || code(a.err) != "" || waited < 0 || waited > toldAtOnce {
+			c.t.Errorf("a caller was told %v %v after the kill, want a lost connection at once", a.err, waited)
+		}
+		c.t.Logf("a caller heard %v after the kill: %v", waited.Round(time.Millisecond), a.err)
 	}
 }
 
@@ -577,7 +597,8 @@ func (c *counter) total() int {
 // outside makes the namespace and serves a counter in it.
 func outside(t *testing.T) *counter {
 	t.Helper()
-	const hostAddr, outAddr = "10.212.0.1/30", "10.212.0.2/30"
+	n := rand.IntN(256) // others may use this machine
+	host, outer := fmt.Sprintf("hearthe2e%dh", n), fmt.Sprintf("hearthe2e%do", n)
 	runtime.LockOSThread()
 	home, err := netns.Get()
 	if err != nil {
@@ -592,15 +613,15 @@ func outside(t *testing.T) *counter {
 		t.Fatal(err)
 	}
 	runtime.UnlockOSThread()
-	link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "hearthe2e0"}, PeerName: "hearthe2e1", PeerNamespace: netlink.NsFd(ns)}
+	link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: host}, PeerName: outer, PeerNamespace: netlink.NsFd(ns)}
 	inside, err := netlink.NewHandleAt(ns)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(netlink.LinkAdd(link), address(&netlink.Handle{}, "hearthe2e0", hostAddr), address(inside, "hearthe2e1", outAddr)); err != nil {
+	if err := errors.Join(netlink.LinkAdd(link), address(&netlink.Handle{}, host, fmt.Sprintf("10.212.%d.1/30", n)), address(inside, outer, fmt.Sprintf("10.212.%d.2/30", n))); err != nil {
 		t.Fatal(err)
 	}
-	c := &counter{address: "10.212.0.2:7777", lines: map[string]int{}}
+	c := &counter{address: fmt.Sprintf("10.212.%d.2:7777", n), lines: map[string]int{}}
 	var wg sync.WaitGroup
 	wg.Go(func() { c.serve(lis, &wg) })
 	t.Cleanup(func() {
