@@ -29,7 +29,8 @@ type Policy struct {
 	// LaunchPatience is how long an instance may take to join. Then it is no
 	// longer counted on and given back. Zero means for ever.
 	LaunchPatience time.Duration
-	// Keep forbids terminating for idleness: the machines are not ours.
+	// Keep forbids draining and terminating: the machines are not ours. What runs
+	// on one that is outdated is moved by placement alone.
 	Keep bool
 }
 
@@ -105,7 +106,7 @@ func Decide(s controlplane.Snapshot, unplaced []controlplane.Unplaced, now time.
 			})
 		}
 	}
-	if id, yes := nextOutdated(s); yes {
+	if id, yes := nextOutdated(s); yes && !p.Keep {
 		d.Actions = append(d.Actions, controlplane.DrainInstance{Instance: id, Reason: controlplane.ReasonOutdated})
 	}
 	for i := range s.Instances {

@@ -37,6 +37,9 @@ type Policy struct {
 	// MayLaunch says that an environment without room in its zone may wait for
 	// a further instance there. Otherwise it takes room in any zone.
 	MayLaunch bool
+	// Keep says that the machines are not ours, so that none is drained for being
+	// outdated: its environments move away all the same, and back if it fits again.
+	Keep bool
 }
 
 // Decision is what Decide returns.
@@ -142,7 +145,7 @@ func (b *board) counts(e *controlplane.Environment) bool {
 // leaving environments are on an instance that is being emptied.
 func (b *board) leaving(e *controlplane.Environment) bool {
 	in := b.instances[e.Instance]
-	return in != nil && in.State == controlplane.InstanceDraining
+	return in != nil && (in.State == controlplane.InstanceDraining || b.policy.Keep && b.snap.Outdated(in))
 }
 
 // start places what the target lacks.

@@ -299,6 +299,28 @@ func TestAnOutdatedInstanceIsTheLastResort(t *testing.T) {
 	}
 }
 
+// TestHostsThatAreNotOursAreLeftAndTakenBack when a provider gives their zone up
+// and takes it back.
+func TestHostsThatAreNotOursAreLeftAndTakenBack(t *testing.T) {
+	t.Parallel()
+	p := policy()
+	p.MayLaunch, p.Keep = false, true
+	s := snapshot("b")
+	s.Instances = []controlplane.Instance{instance("i-1", "a"), instance("i-2", "b")}
+	s.Environments = []controlplane.Environment{env("e-1", "i-1", controlplane.EnvironmentReady)}
+	if got := summarize(placement.Decide(s, []controlplane.Target{target(1)}, t0, p)); !cmp.Equal(got, summary{Start: []string{"i-2"}}) {
+		t.Errorf("first: %+v, want one started where it belongs and none stopped", got)
+	}
+	s.Environments = append(s.Environments, env("e-2", "i-2", controlplane.EnvironmentReady))
+	if got := summarize(placement.Decide(s, []controlplane.Target{target(1)}, t0, p)); !cmp.Equal(got, summary{Drain: []string{"e-1 drain"}}) {
+		t.Errorf("once that is ready: %+v, want the other to go", got)
+	}
+	s.Provider.Zones, s.Environments = []controlplane.Zone{"a", "b"}, s.Environments[:1]
+	if got := summarize(placement.Decide(s, []controlplane.Target{target(1)}, t0, p)); !cmp.Equal(got, summary{}) {
+		t.Errorf("with the zone back: %+v, want nothing", got)
+	}
+}
+
 func TestInvariants(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

@@ -111,6 +111,10 @@ func (l *Loop) instanceChanges(ch *changes, w *world, p plan) {
 			in.Observed = nil
 			ch.instances = append(ch.instances, in)
 			l.log.Info("instance is running", "instance", string(in.ID), "zone", string(in.Zone))
+			if !w.has(in.Provider, in.Zone) {
+				l.log.Warn("an instance is in a zone its capacity provider does not have: nothing will run on it",
+					"instance", string(in.ID), "zone", string(in.Zone), "capacity_provider", string(in.Provider))
+			}
 		}
 	}
 	for _, a := range p.actions {
@@ -124,6 +128,13 @@ func (l *Loop) instanceChanges(ch *changes, w *world, p plan) {
 		case controlplane.StartEnvironment, controlplane.StopEnvironment:
 		}
 	}
+}
+
+// has tells whether a provider has a zone.
+func (w *world) has(name controlplane.ProviderName, zone controlplane.Zone) bool {
+	return slices.ContainsFunc(w.providers, func(p controlplane.CapacityProvider) bool {
+		return p.Name == name && slices.Contains(p.Zones, zone)
+	})
 }
 
 // move gives an instance a further state.

@@ -447,6 +447,7 @@ func TestRepublishRollsNewFirst(t *testing.T) {
 		r.provider(400, "a", "b", "c")
 		r.publish("r1", nil)
 		r.eventually("Active", r.state(controlplane.VersionActive))
+		r.watch(controlplane.LatestPublished, 3)
 		old := r.version()
 		serving := old.Publication()
 		r.agents.mu.Lock()

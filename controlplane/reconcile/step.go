@@ -90,7 +90,7 @@ func (l *Loop) decideOne(s *controlplane.Snapshot, budget int, now time.Time) (p
 	cp := l.cfg.Policy.Capacity
 	cp.Budget = budget
 	pp := l.cfg.Policy.Placement
-	pp.MayLaunch = capacity.MayLaunch(*s, cp)
+	pp.MayLaunch, pp.Keep = capacity.MayLaunch(*s, cp), cp.Keep
 	placing := placement.Decide(*s, scaling.Decide(*s, now), now, pp)
 	room := capacity.Decide(after(*s, placing.Actions), placing.Unplaced, now, cp)
 	return plan{actions: append(placing.Actions, room.Actions...), blocked: room.Blocked}, nil
