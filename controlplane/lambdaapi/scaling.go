@@ -66,11 +66,12 @@ func (s *Server) getFunctionScalingConfig(ctx context.Context, in *lambda.GetFun
 	if err != nil {
 		return nil, err
 	}
-	return &lambda.GetFunctionScalingConfigOutput{
-		FunctionArn:                    &v.ARN,
-		AppliedFunctionScalingConfig:   describeScaling(v.Applied),
-		RequestedFunctionScalingConfig: describeScaling(v.WantedScaling()),
-	}, nil
+	out := &lambda.GetFunctionScalingConfigOutput{FunctionArn: &v.ARN, AppliedFunctionScalingConfig: describeScaling(v.Applied)}
+	if wanted := v.WantedScaling(); wanted != v.Applied {
+		// Tools wait until what was requested is gone.
+		out.RequestedFunctionScalingConfig = describeScaling(wanted)
+	}
+	return out, nil
 }
 
 // published reads a function and the qualifier of a published version, which is
