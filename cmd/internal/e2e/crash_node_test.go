@@ -303,19 +303,22 @@ func commandLine(pid int) string {
 	return strings.ReplaceAll(string(content), "\x00", " ")
 }
 
+// cgroupOf is empty when the process has ended.
+func cgroupOf(pid int) string {
+	content, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	return string(content)
+}
+
 // sandboxOf is the id of the sandbox a process runs in: the last part of its
 // cgroup's name.
 func sandboxOf(t *testing.T, pid int) string {
 	t.Helper()
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	found := regexp.MustCompile(`/sandbox-(\S+)`).FindSubmatch(content)
+	cgroup := cgroupOf(pid)
+	found := regexp.MustCompile(`/sandbox-(\S+)`).FindStringSubmatch(cgroup)
 	if found == nil {
-		t.Fatalf("process %d is in no sandbox: %s", pid, content)
+		t.Fatalf("process %d is in no sandbox: %q", pid, cgroup)
 	}
-	return string(found[1])
+	return found[1]
 }
 
 // traces is what there is of a sandbox on this machine: what leftovers finds,
@@ -513,41 +516,6 @@ func TestRestartedControlAnswersWhatRuns(t *testing.T) {
 		t.Errorf("the function's processes were %v and are %v", before, after)
 	}
 	s.answers()
-}
-
-// TestStoppedAgentFinishesWhatRuns: SIGTERM ends an agent in order, what it runs
-// finishes, its containers stay, and the next agent replaces them, new first.
-func TestStoppedAgentFinishesWhatRuns(t *testing.T) {
-	s := up(t)
-	s.provider("subnet-a")
-	s.function(concurrency(1)) // 3 environments on the instances of one zone
-	var wg sync.WaitGroup
-	for range 3 {
-		wg.Go(func() {
-			if _, _, err := s.invoke(t.Context(), event{SleepMS: 7000}); err != nil {
-				t.Errorf("an invoke that ran when the agent was stopped: %v", err)
-			}
-		})
-	}
-	s.eventually(6*time.Second, "three in flight", func() error {
-		for _, e := range s.ps() {
-			if e.InFlight != 1 {
-				return errors.New("not all")
-			}
-		}
-		return nil
-	})
-	for _, pid := range s.processes("hearth-agent") {
-		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-	}
-	wg.Wait()
-	s.allReady(30 * time.Second)
-	s.eventually(10*time.Second, "an invoke", func() error {
-		_, _, err := s.invoke(t.Context(), event{})
-		return err
-	})
 }
 
 // TestNothingIsLeftAfterKillingEverything: kill -9 of every process of ours,

@@ -46,6 +46,9 @@ func (s *stack) traffic(qualifier string) *traffic {
 				f.revision = a.Revision
 			}
 			f.mu.Unlock()
+			if err != nil {
+				<-time.After(20 * time.Millisecond)
+			}
 		}
 	})
 	f.stop = sync.OnceFunc(func() { cancel(errors.New("the test has seen enough")); wg.Wait() })
@@ -68,6 +71,23 @@ func (f *traffic) end(t *testing.T) {
 		t.Errorf("%d of %d invokes failed, the first with %s", len(f.failures), f.count, f.failures[0])
 	}
 	t.Logf("%d invokes, none failed", f.count)
+}
+
+// endWith stops the traffic and fails the test if something failed otherwise
+// than with code.
+func (f *traffic) endWith(t *testing.T, code string) {
+	t.Helper()
+	f.stop()
+	seen := map[string]int{}
+	for _, why := range f.failures {
+		seen[why]++
+	}
+	for why, n := range seen {
+		if !strings.Contains(why, code) {
+			t.Errorf("%d of %d invokes failed with %s", n, f.count, why)
+		}
+	}
+	t.Logf("%d invokes, %d failed with %s", f.count, len(f.failures), code)
 }
 
 func (s *stack) invokeVersion(ctx context.Context, qualifier string) (answer, error) {
