@@ -128,10 +128,10 @@ func (s *Server) operations() []operation {
 // served is what this service does.
 func (s *Server) served() []operation {
 	return []operation{
-		{schema: schemas.Invoke, handle: s.invoke, state: Works, note: "synchronous and dry run; Event is refused"},
+		{schema: schemas.Invoke, handle: s.invoke, state: Works, note: "synchronous and dry run; Event is refused, and LogType Tail for every function, with AWS's message for managed instances; a caller waits 15 minutes at most, whatever the Timeout"},
 		// Functions.
 		s.upload(serve(schemas.CreateFunction, schemas.CreateFunctionRequest, schemas.FunctionConfiguration, s.createFunction)).
-			noted("refuses what is not in the scope, and Layers; Role, KMSKeyArn, TracingConfig and DeadLetterConfig are kept and returned only"),
+			noted("refuses what is not in the scope, and Layers; Role, KMSKeyArn, TracingConfig, DeadLetterConfig and SystemLogLevel are kept and returned only; of the rest of LoggingConfig the function is told, and nothing is sent to a log group; a Timeout above 900 is for asynchronous invokes, which are not there yet"),
 		located(serve(schemas.GetFunction, schemas.GetFunctionRequest, schemas.GetFunctionResponse, s.getFunction)),
 		serve(schemas.GetFunctionConfiguration, schemas.GetFunctionConfigurationRequest, schemas.FunctionConfiguration, s.getFunctionConfiguration),
 		s.upload(serve(schemas.UpdateFunctionCode, schemas.UpdateFunctionCodeRequest, schemas.FunctionConfiguration, s.updateFunctionCode)),
@@ -141,7 +141,7 @@ func (s *Server) served() []operation {
 		serve(schemas.PublishVersion, schemas.PublishVersionRequest, schemas.FunctionConfiguration, s.publishVersion),
 		serve(schemas.ListVersionsByFunction, schemas.ListVersionsByFunctionRequest, schemas.ListVersionsByFunctionResponse, s.listVersionsByFunction),
 		// Scaling and concurrency.
-		serve(schemas.PutFunctionScalingConfig, schemas.PutFunctionScalingConfigRequest, schemas.PutFunctionScalingConfigResponse, s.putFunctionScalingConfig).noted("a minimum of 0 with a maximum above 0 is allowed unless `--strict`"),
+		serve(schemas.PutFunctionScalingConfig, schemas.PutFunctionScalingConfigRequest, schemas.PutFunctionScalingConfigResponse, s.putFunctionScalingConfig).noted("a minimum of 0 with a maximum above 0 is allowed unless `--strict`; until there is scaling with load the minimum is what runs, and the maximum does nothing"),
 		serve(schemas.GetFunctionScalingConfig, schemas.GetFunctionScalingConfigRequest, schemas.GetFunctionScalingConfigResponse, s.getFunctionScalingConfig),
 		serve(schemas.PutFunctionConcurrency, schemas.PutFunctionConcurrencyRequest, schemas.Concurrency, s.putFunctionConcurrency).noted("nothing else limits the account: almost all of an Integer can be reserved"),
 		serve(schemas.GetFunctionConcurrency, schemas.GetFunctionConcurrencyRequest, schemas.GetFunctionConcurrencyResponse, s.getFunctionConcurrency),

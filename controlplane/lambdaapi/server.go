@@ -36,6 +36,10 @@
 //     delete of it is accepted. A function on demand is not found at once.
 //   - An invoke of a function on demand that finds no environment free waits for
 //     one, a minute at most; so does one of a version that was just published.
+//   - A function on a capacity provider may have a Timeout of up to 5,400 seconds,
+//     as in AWS's model, where those above 900 are for asynchronous invokes. Who
+//     waits for an invoke waits 900 at most.
+//   - LogType Tail is refused for functions on demand too.
 //   - An invoke of a version that is not Active is a ResourceConflictException
 //     that says the state. The Reason of a throttle is concurrency, cpu, memory,
 //     disk or capacity.
