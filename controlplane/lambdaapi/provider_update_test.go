@@ -31,29 +31,44 @@ func (s *system) pool() (p controlplane.CapacityProvider) {
 func TestAProviderIsUpdatedBeyondAWS(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, nil).withProvider()
-	old := s.pool()
 	const role2, key = "arn:aws:iam::123456789012:role/other", "arn:aws:kms:us-east-1:123456789012:key/k"
 	for _, step := range []struct {
-		body   string
+		body string
+		// rolls is set when instances made before are to be replaced for it. Those
+		// in a zone that was given up are too, whatever they were made from.
+		rolls  bool
 		change func(*types.CapacityProvider)
 	}{
-		{`{"VpcConfig":{"SubnetIds":["a","d"],"SecurityGroupIds":["sg-1"]}}`, func(p *types.CapacityProvider) {
-			p.VpcConfig = &types.CapacityProviderVpcConfig{SubnetIds: []string{"a", "d"}, SecurityGroupIds: []string{"sg-1"}}
+		{`{"VpcConfig":{"SubnetIds":["a","d"],"SecurityGroupIds":[]}}`, false, func(p *types.CapacityProvider) {
+			p.VpcConfig.SubnetIds = []string{"a", "d"}
 		}},
-		{`{"PermissionsConfig":{"CapacityProviderOperatorRoleArn":"` + role2 + `"}}`, func(p *types.CapacityProvider) {
+		{`{"VpcConfig":{"SubnetIds":["a","d"],"SecurityGroupIds":["sg-1"]}}`, true, func(p *types.CapacityProvider) {
+			p.VpcConfig.SecurityGroupIds = []string{"sg-1"}
+		}},
+		{`{"PermissionsConfig":{"CapacityProviderOperatorRoleArn":"` + role2 + `"}}`, true, func(p *types.CapacityProvider) {
 			p.PermissionsConfig.CapacityProviderOperatorRoleArn = aws.String(role2)
 		}},
-		{`{"InstanceRequirements":{"AllowedInstanceTypes":["m7i.large"],"Architectures":["x86_64"]}}`, func(p *types.CapacityProvider) {
+		{`{"InstanceRequirements":{"AllowedInstanceTypes":["m7i.large"],"Architectures":["x86_64"]}}`, true, func(p *types.CapacityProvider) {
 			p.InstanceRequirements.AllowedInstanceTypes = []string{"m7i.large"}
 		}},
-		{`{"InstanceRequirements":{"ExcludedInstanceTypes":["c7i.large"]}}`, func(p *types.CapacityProvider) {
+		{`{"InstanceRequirements":{"ExcludedInstanceTypes":["c7i.large"]}}`, true, func(p *types.CapacityProvider) {
 			p.InstanceRequirements.AllowedInstanceTypes, p.InstanceRequirements.ExcludedInstanceTypes = nil, []string{"c7i.large"}
 		}},
-		{`{"KmsKeyArn":"` + key + `"}`, func(p *types.CapacityProvider) { p.KmsKeyArn = aws.String(key) }},
-		{`{"CapacityProviderScalingConfig":{"MaxVCpuCount":64}}`, func(p *types.CapacityProvider) {
+		{`{"InstanceRequirements":{"ExcludedInstanceTypes":["c7i.large","c6i.large"]}}`, true, func(p *types.CapacityProvider) {
+			p.InstanceRequirements.ExcludedInstanceTypes = []string{"c7i.large", "c6i.large"}
+		}},
+		{`{"InstanceRequirements":{"Architectures":["arm64"],"ExcludedInstanceTypes":["c7i.large","c6i.large"]}}`, true, func(p *types.CapacityProvider) {
+			p.InstanceRequirements.Architectures = []types.Architecture{"arm64"}
+		}},
+		{`{"KmsKeyArn":"` + key + `"}`, true, func(p *types.CapacityProvider) { p.KmsKeyArn = aws.String(key) }},
+		{`{"CapacityProviderScalingConfig":{"MaxVCpuCount":64}}`, false, func(p *types.CapacityProvider) {
 			p.CapacityProviderScalingConfig.MaxVCpuCount = aws.Int32(64)
 		}},
+		{`{"PropagateTags":{"Mode":"Explicit","ExplicitTags":{"a":"b"}}}`, false, func(p *types.CapacityProvider) {
+			p.PropagateTags = &types.PropagateTags{Mode: "Explicit", ExplicitTags: map[string]string{"a": "b"}}
+		}},
 	} {
+		old := s.pool()
 		get := func() *types.CapacityProvider {
 			return must[*lambda.GetCapacityProviderOutput](t)(s.GetCapacityProvider(t.Context(),
 				&lambda.GetCapacityProviderInput{CapacityProviderName: aws.String("pool")})).CapacityProvider
@@ -67,9 +82,9 @@ func TestAProviderIsUpdatedBeyondAWS(t *testing.T) {
 		if w.StatusCode != 202 || !json.Valid([]byte(body)) {
 			t.Errorf("%s: answered %d %s", step.body, w.StatusCode, body)
 		}
-	}
-	if p := s.pool(); p.Template() == old.Template() {
-		t.Error("the template is the old one: no instance would be replaced")
+		if p := s.pool(); (p.Template() != old.Template()) != step.rolls {
+			t.Errorf("%s: the template was %s and is %s: instances replaced %t, want %t", step.body, old.Template(), p.Template(), !step.rolls, step.rolls)
+		}
 	}
 }
 
