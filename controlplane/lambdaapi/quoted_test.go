@@ -33,6 +33,16 @@ func TestMessagesQuotedOfAWS(t *testing.T) {
 		refused(t, err, "InvalidParameterValueException", 400,
 			"Runtime Enum python3.12 does not support specified feature: Lambda Managed Instances")
 	})
+	t.Run("8.3 a timeout", func(t *testing.T) { // an answer, which must come through as the agent wrote it
+		t.Parallel()
+		s := newSystem(t, nil).withFunction()
+		document := []byte(`{"errorType":"Sandbox.Timedout","errorMessage":"RequestId: r Error: Task timed out after 3.00 seconds"}`)
+		s.invoker.set(controlplane.InvokeResult{Executed: "1", FunctionError: "Unhandled", Payload: document}, nil)
+		out := must[*lambda.InvokeOutput](t)(s.Invoke(t.Context(), &lambda.InvokeInput{FunctionName: aws.String("f"), Qualifier: aws.String("1")}))
+		if out.StatusCode != 200 || *out.FunctionError != "Unhandled" || string(out.Payload) != string(document) {
+			t.Errorf("answered %d %s %s", out.StatusCode, *out.FunctionError, out.Payload)
+		}
+	})
 }
 
 // quoted is a request and what AWS answers.
