@@ -1,6 +1,7 @@
 package lambdaapi_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"reflect"
@@ -9,6 +10,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	lambda "github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
+
+	"github.com/hearth-compute/hearth/controlplane"
+	"github.com/hearth-compute/hearth/controlplane/lambdaapi"
 )
 
 // member is what becomes of a member of a request: it is returned as given, or
@@ -158,7 +162,7 @@ func TestEveryMemberOfCodeIsKeptOrRefused(t *testing.T) {
 	t.Parallel()
 	tests := map[string]string{
 		"ZipFile": "TestAFunctionIsDescribedAsItWasMade", "ImageUri": "TestAFunctionIsMadeOfAnImage",
-		"S3Bucket": "TestCodeComesFromABucket", "S3Key": "TestCodeComesFromABucket", "S3ObjectVersion": "TestCodeComesFromABucket",
+		"S3Bucket": "TestCodeComesFromABucket", "S3Key": "TestCodeComesFromABucket", "S3ObjectVersion": "TestTheVersionOfAnObjectIsAskedFor",
 		"S3ObjectStorageMode": "", "SourceKMSKeyArn": "",
 		// of UpdateFunctionCode
 		"FunctionName": "TestPublishingWhatChangedMakesNumbers", "Architectures": "TestCodeMayBringAnArchitecture",
@@ -185,6 +189,30 @@ func TestEveryMemberOfCodeIsKeptOrRefused(t *testing.T) {
 	refused(t, err, "InvalidParameterValueException", 400, "SourceKMSKeyArn is not supported for functions configured with capacity provider")
 	_, err = s.UpdateFunctionCode(t.Context(), &lambda.UpdateFunctionCodeInput{FunctionName: aws.String("f"), ZipFile: zipOf(t, "x"), SourceKMSKeyArn: key})
 	refused(t, err, "InvalidParameterValueException", 400, "SourceKMSKeyArn is not available in this service.")
+}
+
+// versioned is buckets with one archive, which remember what was asked for.
+type versioned struct {
+	archive []byte
+	asked   []controlplane.Object
+}
+
+func (b *versioned) Read(_ context.Context, o controlplane.Object, _ int64) ([]byte, error) {
+	b.asked = append(b.asked, o)
+	return b.archive, nil
+}
+
+func TestTheVersionOfAnObjectIsAskedFor(t *testing.T) {
+	t.Parallel()
+	objects := &versioned{archive: zipOf(t, "one")}
+	s := newSystem(t, func(c *lambdaapi.Config) { c.Buckets = objects }).withProvider()
+	in := functionInput(t, "f")
+	in.Code = &types.FunctionCode{S3Bucket: aws.String("code"), S3Key: aws.String("k"), S3ObjectVersion: aws.String("v1")}
+	must[*lambda.CreateFunctionOutput](t)(s.CreateFunction(t.Context(), in))
+	must[*lambda.UpdateFunctionCodeOutput](t)(s.UpdateFunctionCode(t.Context(), &lambda.UpdateFunctionCodeInput{
+		FunctionName: aws.String("f"), S3Bucket: aws.String("code"), S3Key: aws.String("k"), S3ObjectVersion: aws.String("v2"),
+	}))
+	same(t, "objects read", []controlplane.Object{{Bucket: "code", Key: "k", Version: "v1"}, {Bucket: "code", Key: "k", Version: "v2"}}, objects.asked)
 }
 
 func TestCodeIsPublishedToLatestPublished(t *testing.T) {
