@@ -7,6 +7,7 @@
 //  2. In a directory, what Put returned nil for survives a crash of the machine.
 //  3. Sweep leaves what was Put since the time it is given, again or for the
 //     first time: who puts an archive has until then to write down its name.
+//     For what this process Put that holds whatever the wall clock does.
 package artifact
 
 import (
@@ -18,6 +19,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"gocloud.dev/blob"
@@ -32,6 +34,7 @@ type Store struct {
 	// when the bucket does so itself.
 	persist func(name string) error
 	names   turns
+	recent  recent
 }
 
 // New returns a store in bucket, which Close closes.
@@ -75,6 +78,7 @@ func (s *Store) Put(ctx context.Context, content []byte) (sha string, size int64
 			return "", 0, fmt.Errorf("writing artifact %s: %w: %w", sha, err, errdefs.ErrUnavailable)
 		}
 	}
+	s.recent.add(sha, time.Now())
 	return sha, int64(len(content)), nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"sync"
 	"time"
 
@@ -12,9 +13,10 @@ import (
 )
 
 // Sweep deletes archives that are not in used, unless they were put after
-// before. It returns how many it deleted. used is asked once the archives are
+// before, which should have a monotonic reading. It returns how many it deleted. used is asked once the archives are
 // known. Errors: those of used; Unavailable.
 func (s *Store) Sweep(ctx context.Context, before time.Time, used func(context.Context) (map[string]bool, error)) (deleted int, err error) {
+	s.recent.forget(before)
 	var old []string
 	for list := s.bucket.List(nil); ; {
 		o, err := list.Next(ctx)
@@ -60,10 +62,40 @@ func (s *Store) deleteOld(ctx context.Context, sha string, before time.Time) (go
 	if err != nil {
 		return false, classify("looking at", sha, err)
 	}
-	if !at.ModTime.Before(before) {
+	if !at.ModTime.Before(before) || s.recent.has(sha) {
 		return false, nil
 	}
 	return true, s.Delete(ctx, sha)
+}
+
+// recent is what this process has put, and when by its monotonic clock: a file
+// seems to be as old as the wall clock has jumped.
+type recent struct {
+	mu  sync.Mutex
+	put map[string]time.Time
+}
+
+func (r *recent) add(sha string, at time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.put == nil {
+		r.put = map[string]time.Time{}
+	}
+	r.put[sha] = at
+}
+
+func (r *recent) has(sha string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.put[sha]
+	return ok
+}
+
+// forget drops what was put before that time.
+func (r *recent) forget(before time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.put, func(_ string, at time.Time) bool { return at.Before(before) })
 }
 
 // turns lets those who work on the same name wait for each other.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -69,6 +71,45 @@ func TestWhatIsPutAgainDuringASweepStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = r.Close()
+}
+
+// After the wall clock jumped, a file seems as old as it jumped: who put it a
+// moment ago may still be about to write down its name.
+func TestWhatWasJustPutStaysWhenTheClockJumps(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, err := artifact.OpenDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	sha := put(t, s, "not committed yet")
+	jumped := time.Now().Add(-2 * time.Hour)
+	if err := os.Chtimes(filepath.Join(dir, sha), jumped, jumped); err != nil {
+		t.Fatal(err)
+	}
+	unused := func(context.Context) (map[string]bool, error) { return nil, nil }
+	for range 2 {
+		if n, err := s.Sweep(t.Context(), time.Now().Add(-time.Hour), unused); n != 0 || err != nil {
+			t.Errorf("deleted %d, %v", n, err)
+		}
+	}
+	// Put by an earlier process, or long enough ago, it goes.
+	if n, err := s.Sweep(t.Context(), time.Now().Add(time.Second), unused); n != 1 || err != nil {
+		t.Errorf("deleted %d, %v, want it once its time is over", n, err)
+	}
+	other := put(t, s, "of an earlier process")
+	if err := os.Chtimes(filepath.Join(dir, other), jumped, jumped); err != nil {
+		t.Fatal(err)
+	}
+	later, err := artifact.OpenDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = later.Close() })
+	if n, err := later.Sweep(t.Context(), time.Now().Add(-time.Hour), unused); n != 1 || err != nil {
+		t.Errorf("deleted %d, %v, want what nobody here has put", n, err)
+	}
 }
 
 func open(t *testing.T) *artifact.Store {

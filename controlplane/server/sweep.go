@@ -12,7 +12,8 @@ const (
 	// sweepInterval is how often code nobody uses is removed.
 	sweepInterval = time.Hour
 	// sweepGrace is how long code stays that nobody uses yet, or any more: much
-	// longer than a request takes from keeping code to naming it.
+	// longer than a request takes from keeping code to naming it. The wall clock
+	// may jump by more: the artifacts know what this process has kept.
 	sweepGrace = time.Hour
 )
 
