@@ -88,15 +88,27 @@ func (s *Server) keepCode(ctx context.Context, from source, kind, doing string) 
 	return controlplane.Code{SHA256: sha, Size: controlplane.Bytes(size)}, nil
 }
 
+// turnLimit is how long a request waits for those that read from buckets.
+const turnLimit = 10 * time.Second
+
 // turn makes requests with code in S3 wait for each other: the archive of each
-// is kept in memory, and not counted as a body.
+// is kept in memory, and not counted as a body. A bucket that hangs makes the
+// others come again later.
 func (s *Server) turn(ctx context.Context, from source) (done func(), err error) {
 	if !from.object() {
 		return func() {}, nil
 	}
+	late := time.NewTimer(turnLimit)
+	defer late.Stop()
 	select {
 	case s.fetching <- struct{}{}:
 		return func() { <-s.fetching }, nil
+	case <-late.C:
+		return nil, &exception{
+			name: "TooManyRequestsException", status: http.StatusTooManyRequests, retryAfter: turnLimit,
+			reason:  string(types.ThrottleReasonCallerRateLimitExceeded),
+			message: "Rate Exceeded: the service is still fetching code from S3 for other requests.",
+		}
 	case <-ctx.Done():
 		return nil, fmt.Errorf("waiting to fetch code: %w", context.Cause(ctx))
 	}
@@ -122,7 +134,8 @@ func (s *Server) readCode(ctx context.Context, from source, kind, doing string) 
 	return controlplane.Code{SHA256: hex.EncodeToString(sum[:]), Size: controlplane.Bytes(len(archive))}, archive, nil
 }
 
-// fetchLimit bounds how long others wait for one who reads from a bucket.
+// fetchLimit bounds how long one may read from a bucket, which nobody else does
+// meanwhile.
 const fetchLimit = time.Minute
 
 var errBucketTooSlow = errors.New("the bucket takes too long")
