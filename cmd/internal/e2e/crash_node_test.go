@@ -113,6 +113,7 @@ func replaced(pids []int, victim int) error {
 // environment is a line of "hearth ps -o json".
 type environment struct {
 	ID       string `json:"id"`
+	Function string `json:"function"`
 	Instance string `json:"instance"`
 	Zone     string `json:"zone"`
 	State    string `json:"state"`
@@ -192,9 +193,9 @@ func (s *stack) killPart(p part) {
 	}
 	begin := time.Now()
 	kill(t, victim)
-	s.eventually(20*time.Second, "another process", func() error { return replaced(s.functions(), runtime) })
-	s.allReady(20 * time.Second)
-	t.Logf("three ready again %v after the kill of %s", time.Since(begin).Round(time.Millisecond), p.name)
+	s.back(begin, backToThree, "another process and three ready after the kill of "+p.name, func() error {
+		return errors.Join(replaced(s.functions(), runtime), s.readyOn())
+	})
 	callers.wantExitErrors(2, begin)
 	s.eventually(10*time.Second, "all trace of the dead sandbox to go", func() error {
 		if left := s.traces(dead); len(left) > 0 {
@@ -262,7 +263,7 @@ func (c *callers) wantExitErrors(n int, killed time.Time) {
 	}
 	for _, a := range failed {
 		waited := a.at.Sub(killed)
-		if !strings.Contains(a.payload, "Runtime.ExitError") || waited > 2*time.Second || waited < 0 {
+		if !strings.Contains(a.payload, "Runtime.ExitError") || waited > toldAtOnce || waited < 0 {
 			c.t.Errorf("a caller was told %v %v after the kill, want Runtime.ExitError at once", a.err, waited)
 		}
 		c.t.Logf("a caller of it heard %v after the kill", waited.Round(time.Millisecond))
@@ -402,18 +403,14 @@ func TestKilledAgentComesBack(t *testing.T) {
 	})
 	begin := time.Now()
 	kill(t, victims[0])
-	s.eventually(20*time.Second, "the agent to come back", func() error { return replaced(s.processes("hearth-agent"), victims[0]) })
-	s.allReady(30 * time.Second)
-	t.Logf("three ready again %v after the kill", time.Since(begin).Round(time.Millisecond))
+	s.back(begin, backToThree, "another agent and three ready after the kill of an agent", func() error {
+		return errors.Join(replaced(s.processes("hearth-agent"), victims[0]), s.readyOn())
+	})
 	wg.Wait()
 	if lost.Load() != 1 || ok.Load() != 2 {
 		t.Errorf("%d lost and %d succeeded; want 1 and 2", lost.Load(), ok.Load())
 	}
-	for who, n := range count.counts() {
-		if n != 1 {
-			t.Errorf("event %s was executed %d times", who, n)
-		}
-	}
+	count.once(t, 3)
 	s.eventually(10*time.Second, "invokes on all three", func() error { return s.reaches(3) })
 }
 
@@ -496,22 +493,20 @@ func TestRestartedControlAnswersWhatRuns(t *testing.T) {
 	callers := s.hold(6, 4*time.Second)
 	s.eventually(3*time.Second, "six invokes in flight", s.inFlight(6))
 	old := s.processes("hearth-control")[0]
-	began := time.Now()
 	if err := syscall.Kill(old, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range callers.wait() {
 		t.Errorf("an invoke that ran when the control service was stopped: %v", f.err)
 	}
-	s.eventually(20*time.Second, "another control service and an invoke", func() error {
+	answered := time.Now()
+	s.back(answered, backInService, "another control service and an invoke after the last answer of the stopped", func() error {
 		if now := s.processes("hearth-control"); len(now) != 1 || now[0] == old {
 			return fmt.Errorf("processes %v", now)
 		}
-		_, _, err := s.invoke(t.Context(), event{})
-		return err
+		return s.invocable()
 	})
-	t.Logf("invocable again %v after SIGTERM, with invokes of 4 s to finish first", time.Since(began).Round(time.Millisecond))
-	s.allReady(20 * time.Second)
+	s.back(answered, backToThree, "three ready after the last answer of the stopped", s.readyOn)
 	if after := s.functions(); !slices.Equal(after, before) {
 		t.Errorf("the function's processes were %v and are %v", before, after)
 	}
@@ -532,11 +527,9 @@ func TestNothingIsLeftAfterKillingEverything(t *testing.T) {
 	if pids := s.functions(); len(pids) > 0 { // most have seen the agent go and ended
 		kill(t, pids...)
 	}
+	begin := time.Now()
 	s.start()
-	s.eventually(30*time.Second, "an invoke of the function that was there", func() error {
-		_, _, err := s.invoke(t.Context(), event{})
-		return err
-	})
+	s.back(begin, backToThree, "an invoke of the function that was there after the start", s.invocable)
 	// stop, at the end of the test, finds nothing left.
 }
 

@@ -49,12 +49,10 @@ func TestAnAgentRefusesAnOldLeaderAndABlindOne(t *testing.T) {
 	if after := s.functions(); !slices.Equal(after, before) {
 		t.Errorf("the function's processes were %v and are %v", before, after)
 	}
+	resumed := time.Now()
 	resume()
-	s.eventually(20*time.Second, "an invoke", func() error {
-		_, _, err := s.invoke(t.Context(), event{})
-		return err
-	})
-	s.allReady(20 * time.Second)
+	s.back(resumed, backInService, "an invoke after the right one may start", s.invocable)
+	s.back(resumed, backToThree, "three ready after the right one may start", s.readyOn)
 	if after := s.functions(); !slices.Equal(after, before) {
 		t.Errorf("the function's processes were %v and are %v", before, after)
 	}

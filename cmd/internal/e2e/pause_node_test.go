@@ -81,25 +81,19 @@ func TestAPausedAgentIsReplacedAndComesBack(t *testing.T) {
 	routed := s.stopsRouting(began, 10*time.Second)
 	t.Logf("no invoke was sent to the paused agent any more %v after the pause", routed.Round(time.Millisecond))
 	within(20 * time.Second)
-	s.eventually(20*time.Second, "a replacement on another instance", func() error { return s.readyBeside(instanceOf(t, victim), 3) })
-	t.Logf("three environments were ready on others %v after the pause", time.Since(began).Round(time.Millisecond))
+	s.back(began, pauseLength, "three environments ready on others after the pause", func() error { return s.readyBeside(instanceOf(t, victim), 3) })
 	if early := pauseLength - time.Since(began); early > 0 {
 		<-time.After(early)
 	}
 	resumed := time.Now()
 	resume()
-	s.eventually(30*time.Second, "the paused agent to be heard and one environment to be ended", func() error {
+	s.back(resumed, backToThree, "three environments and no more after the agent went on", func() error {
 		if err := s.readyOn(); err != nil {
 			return err
 		}
 		return three(s.functions())
 	})
-	t.Logf("three environments and no more %v after the agent went on", time.Since(resumed).Round(time.Millisecond))
-	for who, n := range count.counts() {
-		if n != 1 {
-			t.Errorf("event %s was executed %d times", who, n)
-		}
-	}
+	count.once(t, 6)
 	agents := map[string]int{}
 	for _, pid := range s.processes("hearth-agent") {
 		agents[instanceOf(t, pid)]++
@@ -216,13 +210,8 @@ func TestAPausedControlServiceReplacesNothing(t *testing.T) {
 		t.Errorf("an invoke that ran when the control service was paused: %v", f.err)
 	}
 	t.Logf("callers who waited were answered %v after it went on", time.Since(resumed).Round(time.Millisecond))
-	s.eventually(20*time.Second, "an invoke", func() error {
-		_, _, err := s.invoke(t.Context(), event{})
-		return err
-	})
-	t.Logf("invocable %v after it went on", time.Since(resumed).Round(time.Millisecond))
-	s.allReady(30 * time.Second)
-	t.Logf("all agents were heard %v after it went on", time.Since(resumed).Round(time.Millisecond))
+	s.back(resumed, backInService, "an invoke after it went on", s.invocable)
+	s.back(resumed, backToThree, "all agents heard after it went on", s.readyOn)
 	s.answers()
 	// Longer than whatever might still be decided late.
 	for begin := time.Now(); time.Since(begin) < 5*time.Second; <-time.After(200 * time.Millisecond) {

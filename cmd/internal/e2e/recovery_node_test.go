@@ -11,17 +11,18 @@ import (
 // Bounds on how long it takes to be as before: about ten times what is seen on
 // an idle machine, and never less than 10 s, as others may use the machine.
 const (
-	// backInService is for a daemon that died or was stopped: it is started again
-	// and takes invokes. Seen: 1.3 s.
-	backInService = 15 * time.Second
+	// backInService is for a daemon that died, was stopped or paused: invokes
+	// succeed again. Seen: up to 0.5 s.
+	backInService = 10 * time.Second
 	// backToThree is for environments that died, or were left by their agent: there
-	// are three again, all ready. Seen: 2 s.
-	backToThree = 20 * time.Second
+	// are three again, all ready. Seen: up to 1.4 s.
+	backToThree = 15 * time.Second
 	// backToWork is for what waited for a disk, a file or containerd and goes on by
-	// itself. Seen: 1 s.
-	backToWork = 10 * time.Second
-	// toldAtOnce is for a caller whose invoke was lost with a process. Seen: 0.1 s.
-	toldAtOnce = 2 * time.Second
+	// itself. Seen: up to 2 s.
+	backToWork = 20 * time.Second
+	// toldAtOnce is for a caller whose invoke was lost with a process. Seen: up to
+	// 0.3 s, after the kill of a shim.
+	toldAtOnce = 3 * time.Second
 )
 
 // back waits until something is as it was before, at most limit after it was

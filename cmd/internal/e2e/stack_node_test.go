@@ -402,7 +402,13 @@ func (s *stack) active() {
 // versionActive waits until a version runs.
 func (s *stack) versionActive(version string) {
 	s.t.Helper()
-	s.eventually(time.Minute, version+" to be Active", func() error {
+	s.eventually(time.Minute, version+" to be Active", s.runs(version))
+}
+
+// runs fails unless a version is Active, with no update under way.
+func (s *stack) runs(version string) func() error {
+	return func() error {
+		s.t.Helper()
 		f, err := s.lambda.GetFunctionConfiguration(s.t.Context(), &lambda.GetFunctionConfigurationInput{
 			FunctionName: aws.String(functionName), Qualifier: aws.String(version),
 		})
@@ -416,7 +422,7 @@ func (s *stack) versionActive(version string) {
 			return fmt.Errorf("state %s, update %s: %s", f.State, f.LastUpdateStatus, aws.ToString(f.StateReason))
 		}
 		return nil
-	})
+	}
 }
 
 // event is what the probe takes.
