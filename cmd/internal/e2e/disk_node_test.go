@@ -137,14 +137,15 @@ func TestAnAgentsFullDisk(t *testing.T) {
 	s.answers()
 	began := time.Now()
 	free()
-	s.versionActive(name)
-	s.eventually(time.Minute, "everything to run", func() error {
+	s.back(began, backToWork, "everything runs after there was space", func() error {
+		if err := s.runs(name)(); err != nil {
+			return err
+		}
 		if n := len(s.functions()); n != 6 {
 			return fmt.Errorf("%d processes", n)
 		}
 		return nil
 	})
-	t.Logf("everything ran %v after there was space", time.Since(began).Round(time.Millisecond))
 	for _, pid := range before[1:] {
 		if !slices.Contains(s.functions(), pid) {
 			t.Errorf("process %d, which was not killed, is gone", pid)
@@ -174,11 +175,10 @@ func TestAFullDiskOfTheControlService(t *testing.T) {
 	}
 	began := time.Now()
 	free()
-	s.eventually(10*time.Second, "a write", func() error {
+	s.back(began, backToWork, "a write after there was space", func() error {
 		_, err := s.further("with-code")
 		return err
 	})
-	t.Logf("writes worked %v after there was space", time.Since(began).Round(time.Millisecond))
 	if now := s.processes("hearth-control")[0]; now != control {
 		t.Errorf("the control service was %d and is %d", control, now)
 	}
@@ -207,28 +207,93 @@ func TestAStoreThatCannotBeWritten(t *testing.T) {
 	if err := syscall.Kill(control, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	s.eventually(20*time.Second, "the next control service to name the file", func() error {
-		text, err := os.ReadFile(s.log.Name())
-		if err != nil {
-			return err
-		}
-		if !strings.Contains(string(text), "opening database "+db+": open "+db+": operation not permitted") {
-			return errors.New("it does not")
-		}
-		return nil
-	})
+	s.eventually(backToWork, "the next control service to name the file", s.saysOf(db, "operation not permitted"))
 	began := time.Now()
 	writable()
 	writable = func() {}
-	s.eventually(20*time.Second, "an invoke", func() error {
-		_, _, err := s.invoke(t.Context(), event{})
-		return err
-	})
-	t.Logf("invocable %v after the file could be written", time.Since(began).Round(time.Millisecond))
+	s.back(began, backToWork, "an invoke after the file could be written", s.invocable)
 	if _, err := s.further("g"); err != nil {
 		t.Error(err)
 	}
 	s.description(acknowledged)
+}
+
+// TestAStoreOnAReadOnlyFileSystem: as the kernel makes it when the disk has
+// faults, while the control service runs. Once it is mounted again without
+// writes, a control service that starts says which file it cannot open, and works
+// when writes are allowed.
+func TestAStoreOnAReadOnlyFileSystem(t *testing.T) {
+	t.Parallel()
+	d := newDisk(t, 96<<20)
+	data := filepath.Join(t.TempDir(), "data")
+	db := filepath.Join(data, "hearth.db")
+	// The rest of the data directory is elsewhere: only the control service keeps
+	// the disk from being unmounted.
+	if err := errors.Join(os.Mkdir(data, 0o711), os.Symlink(filepath.Join(d.dir, "hearth.db"), db)); err != nil {
+		t.Fatal(err)
+	}
+	s := up(t, func(s *stack) { s.dir = data })
+	s.provider("subnet-a")
+	s.function(concurrency(4))
+	s.allReady(20 * time.Second)
+	before := s.functions()
+	acknowledged := s.describeUntil(func() { d.remount("abort") }, "ServiceException")
+	if err := os.WriteFile(filepath.Join(d.dir, "any"), nil, 0o600); !errors.Is(err, unix.EROFS) {
+		t.Fatalf("writing to the disk: got %v, want that it is read-only", err)
+	}
+	if _, err := s.further("g"); code(err) != "ServiceException" {
+		t.Errorf("a function in a store on a read-only file system: got %v, want ServiceException", err)
+	}
+	s.unwritable(acknowledged, "g")
+	s.withoutControl(func() {
+		tool(t, "umount", d.dir)
+		tool(t, "mount", "-o", "loop", d.image, d.dir) // repairs, which a read-only one cannot
+		d.remount("ro")
+	})
+	defer func() { d.remount("rw") }()
+	s.eventually(backToWork, "the next control service to name the file", s.saysOf(db, "read-only file system"))
+	began := time.Now()
+	d.remount("rw")
+	s.back(began, backToWork, "an invoke after the file system allows writes", s.invocable)
+	if _, err := s.further("g"); err != nil {
+		t.Error(err)
+	}
+	s.description(acknowledged)
+	if after := s.functions(); !slices.Equal(after, before) {
+		t.Errorf("the function's processes were %v and are %v", before, after)
+	}
+}
+
+func (d *disk) remount(how string) {
+	d.t.Helper()
+	tool(d.t, "mount", "-o", "remount,"+how, d.dir)
+}
+
+// withoutControl kills the control service and runs fn before another one may
+// start.
+func (s *stack) withoutControl(fn func()) {
+	s.t.Helper()
+	_, resume := pause(s.t, s.cmd.Process.Pid) // hearth up, which starts it
+	defer resume()
+	victim := s.processes("hearth-control")[0]
+	end := endOf(s.t, victim)
+	kill(s.t, victim)
+	end()
+	fn()
+}
+
+// saysOf fails unless hearth up has printed why the store cannot be opened.
+func (s *stack) saysOf(db, why string) func() error {
+	return func() error {
+		text, err := os.ReadFile(s.log.Name())
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(string(text), "opening database "+db+": open "+db+": "+why) {
+			return errors.New("it does not")
+		}
+		return nil
+	}
 }
 
 // further makes a further function whose code is nobody else's.
