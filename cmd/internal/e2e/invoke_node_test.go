@@ -6,6 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -52,6 +55,62 @@ func TestConcurrentInvokesOverThreeZones(t *testing.T) {
 	}
 	if len(envs) != 3 || len(zones) != 3 {
 		t.Errorf("hearth ps has %+v, want one environment in each zone", envs)
+	}
+	s.step("published again", s.republishes)
+}
+
+// republishes publishes another configuration, and then other code, to
+// $LATEST.PUBLISHED while it serves: no invoke fails, and in the end everything
+// that answers is new.
+func (s *stack) republishes() {
+	t := s.t
+	before := s.functions()
+	const callers = 3
+	loads := make([]*traffic, callers)
+	for i := range loads {
+		loads[i] = s.traffic("")
+	}
+	s.set("two")
+	if _, err := s.lambda.PublishVersion(t.Context(), &lambda.PublishVersionInput{
+		FunctionName: aws.String(functionName), PublishTo: types.FunctionVersionLatestPublishedLatestPublished,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	s.active()
+	t.Logf("the configuration rolled in %v", time.Since(begin).Round(time.Millisecond))
+	s.answersAre("two", before)
+	between := s.functions()
+
+	body, err := os.ReadFile(filepath.Join(bins, "probe"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin = time.Now()
+	s.update(t, functionName, zipped(t, member{"bootstrap", body, 0o755}, member{"other", []byte("code"), 0o644}))
+	s.active()
+	t.Logf("the code rolled in %v", time.Since(begin).Round(time.Millisecond))
+	s.answersAre("two", append(before, between...))
+	for _, load := range loads {
+		load.end(t)
+	}
+}
+
+// answersAre wants three new processes of which each answers with a revision,
+// and nothing else to answer.
+func (s *stack) answersAre(revision string, old []int) {
+	s.t.Helper()
+	s.eventually(20*time.Second, "new processes only", func() error {
+		now := s.functions()
+		if slices.ContainsFunc(now, func(pid int) bool { return slices.Contains(old, pid) }) {
+			return fmt.Errorf("processes %v, of which some of %v are old", now, old)
+		}
+		return three(now)
+	})
+	for range 12 {
+		if a, _, err := s.invoke(s.t.Context(), event{}); err != nil || a.Revision != revision {
+			s.t.Errorf("got %+v, %v; want revision %q", a, err, revision)
+		}
 	}
 }
 
