@@ -63,8 +63,8 @@ func configurationMembers() map[string]member {
 		"ImageConfig":          {test: "TestAFunctionIsMadeOfAnImage"},
 		"Code":                 {test: "TestEveryMemberOfCodeIsKeptOrRefused"},
 		"Tags":                 {test: "TestAFunctionIsDescribedAsItWasMade"},
-		"Publish":              {test: "TestPublishingWhatChangedMakesNumbers"},
-		"PublishTo":            {test: "TestWhatServesGoesOnWhileLatestPublishedIsReplaced"},
+		"Publish":              {test: "TestAFunctionIsPublishedAsItIsMade"},
+		"PublishTo":            {test: "TestAFunctionIsPublishedAsItIsMade"},
 		"RevisionId":           {test: "TestARevisionThatIsNotTheLatestIsRefused"},
 	}
 }
@@ -89,6 +89,21 @@ func text(t *testing.T, v any) string {
 	return string(b)
 }
 
+// whole checks that a structure that is kept has every member of its own set: a
+// member that a new SDK brings must be here.
+func (m member) whole(t *testing.T, name string) {
+	t.Helper()
+	typ := reflect.TypeOf(m.value)
+	if m.refused != "" || typ.Kind() != reflect.Pointer || typ.Elem().Kind() != reflect.Struct {
+		return
+	}
+	for _, path := range leaves(typ.Elem(), "") {
+		if _, set := at(reflect.ValueOf(m.value), path); !set {
+			t.Errorf("nobody says what becomes of %s.%s", name, path)
+		}
+	}
+}
+
 // outcome checks what became of a member that a request had.
 func (m member) outcome(t *testing.T, name string, got *types.FunctionConfiguration, err error) {
 	t.Helper()
@@ -110,15 +125,17 @@ func (m member) outcome(t *testing.T, name string, got *types.FunctionConfigurat
 
 func TestEveryMemberOfCreateFunctionIsKeptOrRefused(t *testing.T) {
 	t.Parallel()
-	known := configurationMembers()
+	known, all := configurationMembers(), sources(t)
 	for _, name := range members(lambda.CreateFunctionInput{}) {
 		m, ok := known[name]
 		if !ok {
 			t.Errorf("nobody says what becomes of %s", name)
 		}
 		if m.value == nil {
+			says(t, all, m.test, name)
 			continue
 		}
+		m.whole(t, name)
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s, in := newSystem(t, nil).withProvider(), functionInput(t, "g")
@@ -160,6 +177,7 @@ func TestEveryMemberOfUpdateFunctionConfigurationIsKeptOrRefused(t *testing.T) {
 
 func TestEveryMemberOfCodeIsKeptOrRefused(t *testing.T) {
 	t.Parallel()
+	all := sources(t)
 	tests := map[string]string{
 		"ZipFile": "TestAFunctionIsDescribedAsItWasMade", "ImageUri": "TestAFunctionIsMadeOfAnImage",
 		"S3Bucket": "TestCodeComesFromABucket", "S3Key": "TestCodeComesFromABucket", "S3ObjectVersion": "TestTheVersionOfAnObjectIsAskedFor",
@@ -170,8 +188,12 @@ func TestEveryMemberOfCodeIsKeptOrRefused(t *testing.T) {
 		"PublishTo": "TestCodeIsPublishedToLatestPublished", "RevisionId": "TestARevisionThatIsNotTheLatestIsRefused",
 	}
 	for _, name := range append(members(types.FunctionCode{}), members(lambda.UpdateFunctionCodeInput{})...) {
-		if _, ok := tests[name]; !ok {
+		test, ok := tests[name]
+		if !ok {
 			t.Errorf("nobody says what becomes of %s", name)
+		}
+		if test != "" { // else it is refused, below
+			says(t, all, test, name)
 		}
 	}
 	s, key := newSystem(t, nil).withFunction(), aws.String("arn:aws:kms:us-east-1:123456789012:key/k")
@@ -213,6 +235,31 @@ func TestTheVersionOfAnObjectIsAskedFor(t *testing.T) {
 		FunctionName: aws.String("f"), S3Bucket: aws.String("code"), S3Key: aws.String("k"), S3ObjectVersion: aws.String("v2"),
 	}))
 	same(t, "objects read", []controlplane.Object{{Bucket: "code", Key: "k", Version: "v1"}, {Bucket: "code", Key: "k", Version: "v2"}}, objects.asked)
+}
+
+func TestAFunctionIsPublishedAsItIsMade(t *testing.T) {
+	t.Parallel()
+	s, ctx := newSystem(t, withDefaultProvider).withProvider(), t.Context()
+	numbered, latest, demand := functionInput(t, "a"), functionInput(t, "b"), onDemandInput(t, "c")
+	numbered.Publish, demand.Publish = true, true
+	latest.PublishTo = types.FunctionVersionLatestPublishedLatestPublished
+	for _, c := range []struct {
+		in   *lambda.CreateFunctionInput
+		want string
+	}{{numbered, "1"}, {latest, "$LATEST.PUBLISHED"}, {demand, "1"}} {
+		out := must[*lambda.CreateFunctionOutput](t)(s.CreateFunction(ctx, c.in))
+		if *out.Version != c.want || out.State != types.StatePending {
+			t.Errorf("made %s %s, want %s Pending", *out.Version, out.State, c.want)
+		}
+		got := must[*lambda.GetFunctionOutput](t)(s.GetFunction(ctx, &lambda.GetFunctionInput{FunctionName: c.in.FunctionName, Qualifier: out.Version})).Configuration
+		if *got.FunctionArn != functionBase+*c.in.FunctionName+":"+c.want || *got.CodeSha256 != *digest(c.in.Code.ZipFile) {
+			t.Errorf("kept %s with code %s", *got.FunctionArn, *got.CodeSha256)
+		}
+	}
+	refusing := onDemandInput(t, "d")
+	refusing.PublishTo = types.FunctionVersionLatestPublishedLatestPublished
+	refused(t, second(s.CreateFunction(ctx, refusing)), "AccessDeniedException", 403,
+		"The function provided by the arn does not contain a capacity provider configuration")
 }
 
 func TestCodeIsPublishedToLatestPublished(t *testing.T) {
