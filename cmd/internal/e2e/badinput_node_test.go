@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -132,6 +133,7 @@ func badArchives(t *testing.T) []bad {
 	corrupt[len("PK")+40] ^= 0xff // in the deflated content
 	return []bad{
 		{"corrupt", corrupt, "", invalidZip, []string{`entry "bootstrap"`}},
+		{"lies", lying(t), "", invalidZip, []string{`entry "bootstrap": unpacking: zip: not a valid zip file`}},
 		{"link", zipped(t, member{"s", []byte("."), fs.ModeSymlink | 0o777}, member{"t", []byte("s/.."), fs.ModeSymlink | 0o777}), "", invalidZip, []string{`link leaves the archive: "s/.."`}},
 		{"missing", zipped(t, member{"main.py", nil, 0o644}), "", noEntry, []string{"Runtime.InvalidEntrypoint: Couldn't find valid bootstrap(s): [/var/runtime/bootstrap /var/task/bootstrap /opt/bootstrap]"}},
 		{"directory", zipped(t, member{"bootstrap/x", nil, 0o755}), "", noEntry, []string{"Couldn't find valid bootstrap(s)", "/var/task/bootstrap is a directory"}},
@@ -142,6 +144,32 @@ func badArchives(t *testing.T) []bad {
 		{"architecture", bootstrap(string(elfProgram(t, other, "/ld.so")), 0o755), "", noEntry, []string{"fork/exec /var/task/bootstrap: exec format error: it is a program for " + names[other] + ", this machine is " + names[here]}},
 		{"loader", bootstrap(string(elfProgram(t, here, "/lib64/ld-linux.so.9")), 0o755), "", noEntry, []string{`its loader "/lib64/ld-linux.so.9" is not in the image`}},
 	}
+}
+
+// lying is an archive whose bootstrap has more bytes than its headers say.
+func lying(t *testing.T) []byte {
+	t.Helper()
+	honest := zipped(t, member{"bootstrap", make([]byte, 4<<20), 0o755})
+	r, err := zip.NewReader(bytes.NewReader(honest), int64(len(honest)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := r.File[0].OpenRaw()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := r.File[0].FileHeader
+	h.UncompressedSize64 = 10
+	var buf bytes.Buffer
+	z := zip.NewWriter(&buf)
+	w, err := z.CreateRaw(&h)
+	if err == nil {
+		_, err = io.Copy(w, content)
+	}
+	if err := errors.Join(err, z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
 }
 
 // badFunctions start and do not get to their first invocation.
@@ -174,6 +202,7 @@ func TestBadCode(t *testing.T) {
 	s.provider("subnet-a")
 	s.function(nil)
 	s.eventually(20*time.Second, "three environments", s.three)
+	began, hung := s.beginsToHang(t)
 	before := s.left()
 	t.Run("is refused", s.refusesArchives)
 	t.Run("fails", func(t *testing.T) {
@@ -189,6 +218,69 @@ func TestBadCode(t *testing.T) {
 	s.nothingNew(t, before)
 	t.Run("recovers", s.recovers)
 	t.Run("goes on serving", s.goesOn)
+	t.Run(neverAsks, func(t *testing.T) { s.hung(t, began, hung) })
+}
+
+// neverAsks is a function that runs for the whole of a test and never asks for
+// an invocation.
+const neverAsks = "never-asks"
+
+// beginsToHang publishes it, and returns when that was and its environments.
+func (s *stack) beginsToHang(t *testing.T) (time.Time, []environment) {
+	began := time.Now()
+	s.publishBad(t, bad{name: neverAsks, mode: "stubborn"})
+	var hung []environment
+	s.eventually(20*time.Second, neverAsks+" to run", func() error {
+		hung = slices.DeleteFunc(s.ps(), func(e environment) bool { return e.Function != neverAsks || !strings.EqualFold(e.State, "starting") })
+		if len(hung) != 3 || len(s.functions()) != 6 {
+			return fmt.Errorf("starting are %+v", hung)
+		}
+		return nil
+	})
+	return began, hung
+}
+
+// hung wants the version to have failed when the time it had was over, and
+// nothing of it to be left.
+func (s *stack) hung(t *testing.T, began time.Time, environments []environment) {
+	const initTimeout = 130 * time.Second
+	var f *lambda.GetFunctionConfigurationOutput
+	s.eventually(initTimeout+20*time.Second-time.Since(began), neverAsks+" to fail", func() (err error) {
+		f, err = s.lambda.GetFunctionConfiguration(t.Context(), &lambda.GetFunctionConfigurationInput{
+			FunctionName: aws.String(neverAsks), Qualifier: aws.String(latestPublished),
+		})
+		if err != nil || settled(f) {
+			return err
+		}
+		if time.Since(began) < initTimeout {
+			<-time.After(500 * time.Millisecond)
+		}
+		return fmt.Errorf("state %s, update %s", f.State, f.LastUpdateStatus)
+	})
+	const want = "runtime did not ask for its first invocation within 2m10s; the last it printed:\nwaiting for something that never comes"
+	if f.State != types.StateFailed || f.StateReasonCode != types.StateReasonCodeFunctionErrorInitTimeout || aws.ToString(f.StateReason) != want {
+		t.Errorf("got %s, %s: %q", f.State, f.StateReasonCode, aws.ToString(f.StateReason))
+	}
+	if at := time.Since(began); at < initTimeout {
+		t.Errorf("it failed %v after it was published", at)
+	}
+	s.eventually(30*time.Second, "nothing of "+neverAsks+" to be left", func() error {
+		for _, line := range s.left() {
+			if slices.ContainsFunc(environments, func(e environment) bool { return strings.Contains(line, e.ID) }) {
+				return errors.New(line)
+			}
+		}
+		return nil
+	})
+	if err := s.three(); err != nil {
+		t.Error(err)
+	}
+	s.remove(t, neverAsks)
+}
+
+// others are the environments of all functions but the one that hangs.
+func (s *stack) others() []environment {
+	return slices.DeleteFunc(s.ps(), func(e environment) bool { return e.Function == neverAsks })
 }
 
 // refusesArchives uploads what is seen to be bad without unpacking it.
@@ -207,7 +299,7 @@ func (s *stack) refusesArchives(t *testing.T) {
 
 // three fails unless there are the three environments of the good function.
 func (s *stack) three() error {
-	envs := s.ps()
+	envs := s.others()
 	for _, e := range envs {
 		if !strings.EqualFold(e.State, "ready") {
 			return fmt.Errorf("%+v", e)
@@ -348,7 +440,7 @@ func (s *stack) hangs(t *testing.T) {
 		s.publishBad(t, bad{name: mode, mode: mode})
 		s.eventually(20*time.Second, mode+" to run", func() error {
 			starting := 0
-			for _, e := range s.ps() {
+			for _, e := range s.others() {
 				if strings.EqualFold(e.State, "starting") {
 					starting++
 				}
