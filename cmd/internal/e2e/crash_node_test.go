@@ -372,6 +372,7 @@ func (s *stack) instances() []string {
 // ran are lost to their callers, never run twice; the others go on; the agent
 // is started again and its environments are replaced.
 func TestKilledAgentComesBack(t *testing.T) {
+	t.Parallel()
 	s := up(t)
 	count := outside(t)
 	s.provider("subnet-a", "subnet-b", "subnet-c")
@@ -435,6 +436,7 @@ func (s *stack) reaches(n int) error {
 // its end, and frees its slots. No environment notices; the function is
 // invocable again without help.
 func TestKilledControlComesBack(t *testing.T) {
+	t.Parallel()
 	s := up(t)
 	count := outside(t)
 	s.provider("subnet-a", "subnet-b", "subnet-c")

@@ -24,6 +24,7 @@ import (
 // While others serve nobody notices. While no agent takes anything callers are
 // throttled, and told nothing else.
 func TestStoppedAgentFinishesWhatRuns(t *testing.T) {
+	t.Parallel()
 	s := up(t)
 	s.provider("subnet-a", "subnet-b", "subnet-c")
 	s.function(func(in *lambda.CreateFunctionInput) {
