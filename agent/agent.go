@@ -222,6 +222,9 @@ type Outcome struct {
 	Payload []byte
 	// Duration is how long the runtime had the event.
 	Duration time.Duration
+	// Release gives back the memory Payload was given; nil when that was not
+	// counted. Whoever has the outcome calls it once.
+	Release func()
 }
 
 // Reason is why an invocation was refused.

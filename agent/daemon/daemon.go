@@ -23,6 +23,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 
 	"github.com/hearth-compute/hearth/agent"
@@ -45,11 +46,11 @@ var (
 // lastAnswers is how long a control service may take to read what it asked for.
 const lastAnswers = 5 * time.Second
 
-// Events and their answers may take one part in payloadShare of the machine's
-// memory, and no less than leastPayloads.
+// Events, and as much again their large answers, may take one part in
+// payloadShare of the machine's memory, and no less than leastPayloads.
 const (
-	payloadShare  = 4
-	leastPayloads = 64 << 20
+	payloadShare  = 8
+	leastPayloads = 32 << 20
 )
 
 // retryOpen is how long to wait before asking containerd again at start.
@@ -248,7 +249,8 @@ func (a *Agent) open(ctx context.Context) error {
 // assemble makes the parts and connects them.
 func (a *Agent) assemble() error {
 	a.table = &invoke.Table{}
-	a.invoke = invoke.New(a.table, max(leastPayloads, cgroup.Available()/payloadShare), a.cfg.Log)
+	payloads := max(leastPayloads, cgroup.Available()/payloadShare)
+	a.invoke = invoke.New(a.table, payloads, a.cfg.Log)
 	a.server = a.dataServer()
 	a.client = session.NewClient(session.ClientConfig{
 		Controls: a.cfg.Controls,
@@ -290,6 +292,7 @@ func (a *Agent) assemble() error {
 		Decode:  session.DecodeAssignment,
 		Publish: a.publish,
 		Changed: a.session.Nudge,
+		Answers: semaphore.NewWeighted(payloads),
 		Region:  a.cfg.Region,
 		Log:     a.cfg.Log,
 

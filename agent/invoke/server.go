@@ -8,11 +8,14 @@
 //  2. A caller that goes away does not end an invocation that was handed over.
 //  3. Once draining, nothing new is admitted; Drain returns when nothing runs.
 //  4. Events and answers take a bounded amount of memory: an event for which
-//     there is no room is refused before it is received.
+//     there is no room is refused before it is received; an answer larger than
+//     its caller takes at once is kept, in the memory the Runtime API received it
+//     into, until the caller takes it or half a minute is over.
 //
 // # Concurrency
 //
-// Everything may be called from anywhere; no lock is shared by environments.
+// Everything may be called from anywhere; no lock is shared by environments, but
+// for the table of answers that are kept.
 package invoke
 
 import (
@@ -54,12 +57,14 @@ type Server struct {
 
 	draining atomic.Bool
 	inFlight atomic.Int64
+	answers  answers
 	// settled is nudged when nothing runs any more.
 	settled chan struct{}
 }
 
 // New returns a server that runs invocations in the environments of table. It
-// refuses events while those it has, and their answers, take memory bytes.
+// refuses events while those it has take memory bytes. What answers take is
+// bounded where they are received: they are kept until callers have room.
 func New(table *Table, memory int64, log *slog.Logger) *Server {
 	return &Server{table: table, memory: max(memory, MaxPayload), log: log, settled: make(chan struct{}, 1)}
 }
@@ -91,12 +96,13 @@ func (s *Server) Invoke(ctx context.Context, req *invokev1.InvokeRequest) (*invo
 		return nil, toStatus(refused(agent.ReasonMemory))
 	}
 	defer s.held.Add(-size)
-	out, err := s.run(ctx, req.GetHead(), req.GetPayload())
+	out, kept, err := s.run(ctx, req.GetHead(), req.GetPayload())
 	if err != nil {
 		return nil, toStatus(err)
 	}
+	release(&out)
 	return &invokev1.InvokeResponse{
-		Head:    &invokev1.ResponseHead{FunctionError: out.FunctionError, ContentType: out.ContentType},
+		Head:    &invokev1.ResponseHead{FunctionError: out.FunctionError, ContentType: out.ContentType, KeptBytes: kept},
 		Payload: out.Payload,
 		End:     &invokev1.ResponseEnd{Duration: durationpb.New(out.Duration)},
 	}, nil
@@ -121,13 +127,14 @@ func (s *Server) InvokeStream(stream grpc.BidiStreamingServer[invokev1.InvokeStr
 	if err != nil {
 		return toStatus(err)
 	}
-	out, err := s.run(stream.Context(), head, payload)
+	out, kept, err := s.run(stream.Context(), head, payload)
 	if err != nil {
 		return toStatus(err)
 	}
+	defer release(&out)
 	s.held.Add(int64(len(out.Payload))) // it is here: room or not
 	size += int64(len(out.Payload))
-	return send(stream, out)
+	return send(stream, out, kept)
 }
 
 // hold makes room for n bytes, if there is some.
@@ -139,22 +146,32 @@ func (s *Server) hold(n int64) bool {
 	return false
 }
 
-// run admits and runs one invocation.
-func (s *Server) run(ctx context.Context, head *invokev1.InvocationHead, payload []byte) (agent.Outcome, error) {
+// run admits and runs one invocation. When the answer is too large to send, it
+// is kept and its size returned, and the outcome has none.
+func (s *Server) run(ctx context.Context, head *invokev1.InvocationHead, payload []byte) (out agent.Outcome, kept int64, err error) {
 	inv, err := invocation(head, len(payload))
 	if err != nil {
-		return agent.Outcome{}, err
+		return out, 0, err
 	}
 	s.inFlight.Add(1)
 	defer s.done()
 	if s.draining.Load() {
-		return agent.Outcome{}, refused(agent.ReasonDraining)
+		return out, 0, refused(agent.ReasonDraining)
 	}
 	env := s.table.Get(inv.Environment)
 	if env == nil {
-		return agent.Outcome{}, refused(agent.ReasonNotReady)
+		return out, 0, refused(agent.ReasonNotReady)
 	}
-	return env.Invoke(ctx, inv, payload)
+	if out, err = env.Invoke(ctx, inv, payload); err != nil {
+		return out, 0, err
+	}
+	size := int64(len(out.Payload))
+	if most := head.GetInlineBytes(); most <= 0 || size <= most || ctx.Err() != nil {
+		return out, 0, nil
+	}
+	s.keep(inv.RequestID, out)
+	out.Payload, out.Release = nil, nil
+	return out, size, nil
 }
 
 func (s *Server) done() {
@@ -207,8 +224,8 @@ func receive(stream grpc.BidiStreamingServer[invokev1.InvokeStreamRequest, invok
 }
 
 // send writes an outcome in frames.
-func send(stream grpc.BidiStreamingServer[invokev1.InvokeStreamRequest, invokev1.InvokeStreamResponse], out agent.Outcome) error {
-	head := &invokev1.ResponseHead{FunctionError: out.FunctionError, ContentType: out.ContentType}
+func send(stream grpc.BidiStreamingServer[invokev1.InvokeStreamRequest, invokev1.InvokeStreamResponse], out agent.Outcome, kept int64) error {
+	head := &invokev1.ResponseHead{FunctionError: out.FunctionError, ContentType: out.ContentType, KeptBytes: kept}
 	if err := stream.Send(&invokev1.InvokeStreamResponse{Message: &invokev1.InvokeStreamResponse_Head{Head: head}}); err != nil {
 		return err
 	}

@@ -43,7 +43,9 @@ func (p *Pool) incarnateLocked(ctx context.Context, id sandbox.ID, a agent.Assig
 		exited:     make(chan struct{}),
 		phase:      PhaseStarting,
 	}
-	api := runtimeapi.Config{Environment: a.Environment, Concurrency: max(1, a.MaxConcurrency), Log: p.cfg.Log}
+	api := runtimeapi.Config{
+		Environment: a.Environment, Concurrency: max(1, a.MaxConcurrency), Answers: p.cfg.Answers, Log: p.cfg.Log,
+	}
 	if a.OnDemand {
 		api.TimedOut = func() { p.overran(in) }
 	}

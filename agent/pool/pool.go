@@ -93,6 +93,9 @@ type Config struct {
 	Credentials func(agent.Image) (agent.Image, error)
 	// Region is what functions see as AWS_REGION.
 	Region string
+	// Answers is the memory that all environments receive large answers into; nil
+	// means any.
+	Answers runtimeapi.Memory
 	// Starts is how many sandboxes are created at once; zero means 4.
 	Starts int
 	Log    *slog.Logger

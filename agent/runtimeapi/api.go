@@ -20,6 +20,8 @@
 //  4. A caller that leaves, or a deadline that passes, disturbs neither the
 //     runtime nor any other invocation; the late answer is accepted with 202,
 //     because a runtime client may exit on any other status, and discarded.
+//  5. Answers of all environments take no more memory than they share, but for
+//     64 KiB a slot: a larger one is not received before there is room for it.
 //
 // # Concurrency
 //
@@ -52,6 +54,11 @@ import (
 const (
 	// MaxResponse is the largest answer a runtime may give.
 	MaxResponse = 6<<20 + 100
+	// LeastAnswers is what the largest answer takes of [Config].Answers when its
+	// size is not known beforehand.
+	LeastAnswers = 2 * MaxResponse
+	// smallAnswer is the largest answer that is not counted: each slot has one.
+	smallAnswer = 64 << 10
 	// maxError is the largest error document a runtime may post.
 	maxError = 1 << 20
 	// maxHeader leaves room for an X-Ray cause of 1 MiB, which clients send in
@@ -80,8 +87,20 @@ type Config struct {
 	// TimedOut, if set, is called when an invocation was answered because its
 	// deadline passed while the runtime had it.
 	TimedOut func()
+	// Answers is where large answers get the memory they are received into, from
+	// what all environments share: they wait for it. Nil means without bound. A
+	// [golang.org/x/sync/semaphore.Weighted] is one; it must have [LeastAnswers].
+	Answers Memory
 	// Log is required.
 	Log *slog.Logger
+}
+
+// Memory is a number of bytes to share.
+type Memory interface {
+	// Acquire waits for n bytes until ctx ends.
+	Acquire(ctx context.Context, n int64) error
+	// Release gives n bytes back.
+	Release(n int64)
 }
 
 // API is the Runtime API of one environment. Make it with New.

@@ -154,8 +154,11 @@ func (a *API) response(id string, w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, "InvalidFunctionResponseMode", "Invalid function response mode")
 		return
 	}
-	body, err := read(r, MaxResponse)
+	body, release, err := a.receive(x, w, r, MaxResponse)
 	switch {
+	case errors.Is(err, errTooLate):
+		a.finish(x, failure("Sandbox.Timedout", "")) // its caller has been told
+		accepted(w)
 	case errors.Is(err, errTooLarge):
 		message := fmt.Sprintf("Response payload size exceeded maximum allowed payload size (%d bytes).", MaxResponse)
 		a.finish(x, failure("Function.ResponseSizeTooLarge", message))
@@ -164,7 +167,9 @@ func (a *API) response(id string, w http.ResponseWriter, r *http.Request) {
 		a.finish(x, failure("Runtime.TruncatedResponse", "Response ended before it was complete"))
 		fail(w, http.StatusBadRequest, "TruncatedHTTPRequest", "HTTP request detected as truncated")
 	default:
-		a.finish(x, outcome(r, body))
+		out := outcome(r, body)
+		out.Release = release
+		a.finish(x, out)
 		accepted(w)
 	}
 }
@@ -195,8 +200,11 @@ func (a *API) functionError(id string, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	errorType := knownType(r.Header.Get(headerErrorType))
-	body, err := read(r, maxError)
+	body, release, err := a.receive(x, w, r, maxError)
 	switch {
+	case errors.Is(err, errTooLate):
+		a.finish(x, failure(errorType, "")) // its caller has been told
+		accepted(w)
 	case errors.Is(err, errTooLarge):
 		a.finish(x, failure(errorType, fmt.Sprintf("error document exceeded %d bytes", maxError)))
 		tooLarge(w, maxError)
@@ -207,7 +215,7 @@ func (a *API) functionError(id string, w http.ResponseWriter, r *http.Request) {
 		a.finish(x, failure(errorType, ""))
 		accepted(w)
 	default:
-		a.finish(x, agent.Outcome{FunctionError: Unhandled, ContentType: contentTypeJSON, Payload: body})
+		a.finish(x, agent.Outcome{FunctionError: Unhandled, ContentType: contentTypeJSON, Payload: body, Release: release})
 		accepted(w)
 	}
 }

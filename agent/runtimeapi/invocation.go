@@ -197,18 +197,26 @@ func (a *API) unclaim(x *invocation) {
 
 // finish answers the claimed invocation x, unless an exit already has.
 func (a *API) finish(x *invocation, out agent.Outcome) {
-	a.mu.Lock()
-	mine := a.running[x.RequestID] == x
-	if mine {
-		delete(a.running, x.RequestID)
+	if !a.pass(x, out) && out.Release != nil {
+		out.Release()
 	}
-	a.mu.Unlock()
-	if !mine {
-		return
+}
+
+// pass hands the answer to the caller of x and reports whether it reads it.
+func (a *API) pass(x *invocation, out agent.Outcome) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.running[x.RequestID] != x {
+		return false
+	}
+	delete(a.running, x.RequestID)
+	a.release()
+	if x.left {
+		return false
 	}
 	out.Duration = time.Since(x.handed)
-	a.release()
-	x.done <- answer{outcome: out}
+	x.done <- answer{outcome: out} // has room: one answer per hand-over
+	return true
 }
 
 func (a *API) refusal(inv agent.Invocation, v agent.Verdict) error {

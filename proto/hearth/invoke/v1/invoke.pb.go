@@ -173,7 +173,10 @@ type InvocationHead struct {
 	// The payload's content type; empty means application/json.
 	ContentType string `protobuf:"bytes,10,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
 	// The size of the payload in bytes; -1 when not known beforehand.
-	PayloadBytes  int64 `protobuf:"varint,11,opt,name=payload_bytes,json=payloadBytes,proto3" json:"payload_bytes,omitempty"`
+	PayloadBytes int64 `protobuf:"varint,11,opt,name=payload_bytes,json=payloadBytes,proto3" json:"payload_bytes,omitempty"`
+	// The largest answer to send at once. A larger one is kept for a while, for
+	// TakeAnswer, when the caller has room for it. 0: the caller takes any.
+	InlineBytes   int64 `protobuf:"varint,12,opt,name=inline_bytes,json=inlineBytes,proto3" json:"inline_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -281,6 +284,13 @@ func (x *InvocationHead) GetContentType() string {
 func (x *InvocationHead) GetPayloadBytes() int64 {
 	if x != nil {
 		return x.PayloadBytes
+	}
+	return 0
+}
+
+func (x *InvocationHead) GetInlineBytes() int64 {
+	if x != nil {
+		return x.InlineBytes
 	}
 	return 0
 }
@@ -601,7 +611,9 @@ type ResponseHead struct {
 	// Empty, or the value of X-Amz-Function-Error: "Unhandled" or "Handled".
 	FunctionError string `protobuf:"bytes,1,opt,name=function_error,json=functionError,proto3" json:"function_error,omitempty"`
 	// The answer's content type as the runtime gave it.
-	ContentType   string `protobuf:"bytes,2,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	ContentType string `protobuf:"bytes,2,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	// When above 0, the answer has so many bytes and was kept: no payload follows.
+	KeptBytes     int64 `protobuf:"varint,3,opt,name=kept_bytes,json=keptBytes,proto3" json:"kept_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -650,6 +662,13 @@ func (x *ResponseHead) GetContentType() string {
 	return ""
 }
 
+func (x *ResponseHead) GetKeptBytes() int64 {
+	if x != nil {
+		return x.KeptBytes
+	}
+	return 0
+}
+
 // ResponseEnd is known after the answer's last byte.
 type ResponseEnd struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -696,6 +715,98 @@ func (x *ResponseEnd) GetDuration() *durationpb.Duration {
 	return nil
 }
 
+// TakeAnswerRequest asks for an answer that was kept.
+type TakeAnswerRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. That of the invocation.
+	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeAnswerRequest) Reset() {
+	*x = TakeAnswerRequest{}
+	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeAnswerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeAnswerRequest) ProtoMessage() {}
+
+func (x *TakeAnswerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeAnswerRequest.ProtoReflect.Descriptor instead.
+func (*TakeAnswerRequest) Descriptor() ([]byte, []int) {
+	return file_hearth_invoke_v1_invoke_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *TakeAnswerRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// TakeAnswerResponse is a piece of an answer.
+type TakeAnswerResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The next piece of the payload, at most 64 KiB.
+	Chunk         []byte `protobuf:"bytes,1,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeAnswerResponse) Reset() {
+	*x = TakeAnswerResponse{}
+	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeAnswerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeAnswerResponse) ProtoMessage() {}
+
+func (x *TakeAnswerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeAnswerResponse.ProtoReflect.Descriptor instead.
+func (*TakeAnswerResponse) Descriptor() ([]byte, []int) {
+	return file_hearth_invoke_v1_invoke_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *TakeAnswerResponse) GetChunk() []byte {
+	if x != nil {
+		return x.Chunk
+	}
+	return nil
+}
+
 // Refusal is the status detail of RESOURCE_EXHAUSTED. It promises that the
 // event was not handed to a runtime and will not be.
 type Refusal struct {
@@ -710,7 +821,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[7]
+	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +833,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[7]
+	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +846,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_hearth_invoke_v1_invoke_proto_rawDescGZIP(), []int{7}
+	return file_hearth_invoke_v1_invoke_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Refusal) GetReason() RefusalReason {
@@ -756,7 +867,7 @@ var File_hearth_invoke_v1_invoke_proto protoreflect.FileDescriptor
 
 const file_hearth_invoke_v1_invoke_proto_rawDesc = "" +
 	"\n" +
-	"\x1dhearth/invoke/v1/invoke.proto\x12\x10hearth.invoke.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xde\x03\n" +
+	"\x1dhearth/invoke/v1/invoke.proto\x12\x10hearth.invoke.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x04\n" +
 	"\x0eInvocationHead\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12%\n" +
@@ -770,7 +881,8 @@ const file_hearth_invoke_v1_invoke_proto_rawDesc = "" +
 	"\btrace_id\x18\t \x01(\tR\atraceId\x12!\n" +
 	"\fcontent_type\x18\n" +
 	" \x01(\tR\vcontentType\x12#\n" +
-	"\rpayload_bytes\x18\v \x01(\x03R\fpayloadBytes\"_\n" +
+	"\rpayload_bytes\x18\v \x01(\x03R\fpayloadBytes\x12!\n" +
+	"\finline_bytes\x18\f \x01(\x03R\vinlineBytes\"_\n" +
 	"\rInvokeRequest\x124\n" +
 	"\x04head\x18\x01 \x01(\v2 .hearth.invoke.v1.InvocationHeadR\x04head\x12\x18\n" +
 	"\apayload\x18\x02 \x01(\fR\apayload\"\x8f\x01\n" +
@@ -786,12 +898,19 @@ const file_hearth_invoke_v1_invoke_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\v2\x1e.hearth.invoke.v1.ResponseHeadH\x00R\x04head\x12\x16\n" +
 	"\x05chunk\x18\x02 \x01(\fH\x00R\x05chunk\x121\n" +
 	"\x03end\x18\x03 \x01(\v2\x1d.hearth.invoke.v1.ResponseEndH\x00R\x03endB\t\n" +
-	"\amessage\"X\n" +
+	"\amessage\"w\n" +
 	"\fResponseHead\x12%\n" +
 	"\x0efunction_error\x18\x01 \x01(\tR\rfunctionError\x12!\n" +
-	"\fcontent_type\x18\x02 \x01(\tR\vcontentType\"D\n" +
+	"\fcontent_type\x18\x02 \x01(\tR\vcontentType\x12\x1d\n" +
+	"\n" +
+	"kept_bytes\x18\x03 \x01(\x03R\tkeptBytes\"D\n" +
 	"\vResponseEnd\x125\n" +
-	"\bduration\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bduration\"~\n" +
+	"\bduration\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bduration\"2\n" +
+	"\x11TakeAnswerRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\"*\n" +
+	"\x12TakeAnswerResponse\x12\x14\n" +
+	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"~\n" +
 	"\aRefusal\x127\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x1f.hearth.invoke.v1.RefusalReasonR\x06reason\x12:\n" +
 	"\vretry_after\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\n" +
@@ -807,10 +926,12 @@ const file_hearth_invoke_v1_invoke_proto_rawDesc = "" +
 	"\x15REFUSAL_REASON_MEMORY\x10\x03\x12\x17\n" +
 	"\x13REFUSAL_REASON_DISK\x10\x04\x12\x1b\n" +
 	"\x17REFUSAL_REASON_DRAINING\x10\x05\x12\x1c\n" +
-	"\x18REFUSAL_REASON_NOT_READY\x10\x062\xbf\x01\n" +
+	"\x18REFUSAL_REASON_NOT_READY\x10\x062\x9a\x02\n" +
 	"\rInvokeService\x12K\n" +
 	"\x06Invoke\x12\x1f.hearth.invoke.v1.InvokeRequest\x1a .hearth.invoke.v1.InvokeResponse\x12a\n" +
-	"\fInvokeStream\x12%.hearth.invoke.v1.InvokeStreamRequest\x1a&.hearth.invoke.v1.InvokeStreamResponse(\x010\x01BBZ@github.com/hearth-compute/hearth/proto/hearth/invoke/v1;invokev1b\x06proto3"
+	"\fInvokeStream\x12%.hearth.invoke.v1.InvokeStreamRequest\x1a&.hearth.invoke.v1.InvokeStreamResponse(\x010\x01\x12Y\n" +
+	"\n" +
+	"TakeAnswer\x12#.hearth.invoke.v1.TakeAnswerRequest\x1a$.hearth.invoke.v1.TakeAnswerResponse0\x01BBZ@github.com/hearth-compute/hearth/proto/hearth/invoke/v1;invokev1b\x06proto3"
 
 var (
 	file_hearth_invoke_v1_invoke_proto_rawDescOnce sync.Once
@@ -825,7 +946,7 @@ func file_hearth_invoke_v1_invoke_proto_rawDescGZIP() []byte {
 }
 
 var file_hearth_invoke_v1_invoke_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_hearth_invoke_v1_invoke_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_hearth_invoke_v1_invoke_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_hearth_invoke_v1_invoke_proto_goTypes = []any{
 	(InvocationType)(0),           // 0: hearth.invoke.v1.InvocationType
 	(RefusalReason)(0),            // 1: hearth.invoke.v1.RefusalReason
@@ -836,29 +957,33 @@ var file_hearth_invoke_v1_invoke_proto_goTypes = []any{
 	(*InvokeStreamResponse)(nil),  // 6: hearth.invoke.v1.InvokeStreamResponse
 	(*ResponseHead)(nil),          // 7: hearth.invoke.v1.ResponseHead
 	(*ResponseEnd)(nil),           // 8: hearth.invoke.v1.ResponseEnd
-	(*Refusal)(nil),               // 9: hearth.invoke.v1.Refusal
-	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*TakeAnswerRequest)(nil),     // 9: hearth.invoke.v1.TakeAnswerRequest
+	(*TakeAnswerResponse)(nil),    // 10: hearth.invoke.v1.TakeAnswerResponse
+	(*Refusal)(nil),               // 11: hearth.invoke.v1.Refusal
+	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_hearth_invoke_v1_invoke_proto_depIdxs = []int32{
 	0,  // 0: hearth.invoke.v1.InvocationHead.type:type_name -> hearth.invoke.v1.InvocationType
-	10, // 1: hearth.invoke.v1.InvocationHead.timeout:type_name -> google.protobuf.Duration
-	11, // 2: hearth.invoke.v1.InvocationHead.detached_deadline:type_name -> google.protobuf.Timestamp
+	12, // 1: hearth.invoke.v1.InvocationHead.timeout:type_name -> google.protobuf.Duration
+	13, // 2: hearth.invoke.v1.InvocationHead.detached_deadline:type_name -> google.protobuf.Timestamp
 	2,  // 3: hearth.invoke.v1.InvokeRequest.head:type_name -> hearth.invoke.v1.InvocationHead
 	7,  // 4: hearth.invoke.v1.InvokeResponse.head:type_name -> hearth.invoke.v1.ResponseHead
 	8,  // 5: hearth.invoke.v1.InvokeResponse.end:type_name -> hearth.invoke.v1.ResponseEnd
 	2,  // 6: hearth.invoke.v1.InvokeStreamRequest.head:type_name -> hearth.invoke.v1.InvocationHead
 	7,  // 7: hearth.invoke.v1.InvokeStreamResponse.head:type_name -> hearth.invoke.v1.ResponseHead
 	8,  // 8: hearth.invoke.v1.InvokeStreamResponse.end:type_name -> hearth.invoke.v1.ResponseEnd
-	10, // 9: hearth.invoke.v1.ResponseEnd.duration:type_name -> google.protobuf.Duration
+	12, // 9: hearth.invoke.v1.ResponseEnd.duration:type_name -> google.protobuf.Duration
 	1,  // 10: hearth.invoke.v1.Refusal.reason:type_name -> hearth.invoke.v1.RefusalReason
-	10, // 11: hearth.invoke.v1.Refusal.retry_after:type_name -> google.protobuf.Duration
+	12, // 11: hearth.invoke.v1.Refusal.retry_after:type_name -> google.protobuf.Duration
 	3,  // 12: hearth.invoke.v1.InvokeService.Invoke:input_type -> hearth.invoke.v1.InvokeRequest
 	5,  // 13: hearth.invoke.v1.InvokeService.InvokeStream:input_type -> hearth.invoke.v1.InvokeStreamRequest
-	4,  // 14: hearth.invoke.v1.InvokeService.Invoke:output_type -> hearth.invoke.v1.InvokeResponse
-	6,  // 15: hearth.invoke.v1.InvokeService.InvokeStream:output_type -> hearth.invoke.v1.InvokeStreamResponse
-	14, // [14:16] is the sub-list for method output_type
-	12, // [12:14] is the sub-list for method input_type
+	9,  // 14: hearth.invoke.v1.InvokeService.TakeAnswer:input_type -> hearth.invoke.v1.TakeAnswerRequest
+	4,  // 15: hearth.invoke.v1.InvokeService.Invoke:output_type -> hearth.invoke.v1.InvokeResponse
+	6,  // 16: hearth.invoke.v1.InvokeService.InvokeStream:output_type -> hearth.invoke.v1.InvokeStreamResponse
+	10, // 17: hearth.invoke.v1.InvokeService.TakeAnswer:output_type -> hearth.invoke.v1.TakeAnswerResponse
+	15, // [15:18] is the sub-list for method output_type
+	12, // [12:15] is the sub-list for method input_type
 	12, // [12:12] is the sub-list for extension type_name
 	12, // [12:12] is the sub-list for extension extendee
 	0,  // [0:12] is the sub-list for field type_name
@@ -884,7 +1009,7 @@ func file_hearth_invoke_v1_invoke_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hearth_invoke_v1_invoke_proto_rawDesc), len(file_hearth_invoke_v1_invoke_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	InvokeService_Invoke_FullMethodName       = "/hearth.invoke.v1.InvokeService/Invoke"
 	InvokeService_InvokeStream_FullMethodName = "/hearth.invoke.v1.InvokeService/InvokeStream"
+	InvokeService_TakeAnswer_FullMethodName   = "/hearth.invoke.v1.InvokeService/TakeAnswer"
 )
 
 // InvokeServiceClient is the client API for InvokeService service.
@@ -42,6 +43,9 @@ type InvokeServiceClient interface {
 	// head, then the payload in chunks of at most 64 KiB, then closes its side.
 	// The agent answers a head, chunks and an end.
 	InvokeStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[InvokeStreamRequest, InvokeStreamResponse], error)
+	// TakeAnswer sends an answer that was kept, once, and forgets it. It fails
+	// with NOT_FOUND when there is none: it was taken, or not soon enough.
+	TakeAnswer(ctx context.Context, in *TakeAnswerRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TakeAnswerResponse], error)
 }
 
 type invokeServiceClient struct {
@@ -75,6 +79,25 @@ func (c *invokeServiceClient) InvokeStream(ctx context.Context, opts ...grpc.Cal
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type InvokeService_InvokeStreamClient = grpc.BidiStreamingClient[InvokeStreamRequest, InvokeStreamResponse]
 
+func (c *invokeServiceClient) TakeAnswer(ctx context.Context, in *TakeAnswerRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TakeAnswerResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &InvokeService_ServiceDesc.Streams[1], InvokeService_TakeAnswer_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[TakeAnswerRequest, TakeAnswerResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type InvokeService_TakeAnswerClient = grpc.ServerStreamingClient[TakeAnswerResponse]
+
 // InvokeServiceServer is the server API for InvokeService service.
 // All implementations must embed UnimplementedInvokeServiceServer
 // for forward compatibility.
@@ -91,6 +114,9 @@ type InvokeServiceServer interface {
 	// head, then the payload in chunks of at most 64 KiB, then closes its side.
 	// The agent answers a head, chunks and an end.
 	InvokeStream(grpc.BidiStreamingServer[InvokeStreamRequest, InvokeStreamResponse]) error
+	// TakeAnswer sends an answer that was kept, once, and forgets it. It fails
+	// with NOT_FOUND when there is none: it was taken, or not soon enough.
+	TakeAnswer(*TakeAnswerRequest, grpc.ServerStreamingServer[TakeAnswerResponse]) error
 	mustEmbedUnimplementedInvokeServiceServer()
 }
 
@@ -106,6 +132,9 @@ func (UnimplementedInvokeServiceServer) Invoke(context.Context, *InvokeRequest) 
 }
 func (UnimplementedInvokeServiceServer) InvokeStream(grpc.BidiStreamingServer[InvokeStreamRequest, InvokeStreamResponse]) error {
 	return status.Error(codes.Unimplemented, "method InvokeStream not implemented")
+}
+func (UnimplementedInvokeServiceServer) TakeAnswer(*TakeAnswerRequest, grpc.ServerStreamingServer[TakeAnswerResponse]) error {
+	return status.Error(codes.Unimplemented, "method TakeAnswer not implemented")
 }
 func (UnimplementedInvokeServiceServer) mustEmbedUnimplementedInvokeServiceServer() {}
 func (UnimplementedInvokeServiceServer) testEmbeddedByValue()                       {}
@@ -153,6 +182,17 @@ func _InvokeService_InvokeStream_Handler(srv interface{}, stream grpc.ServerStre
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type InvokeService_InvokeStreamServer = grpc.BidiStreamingServer[InvokeStreamRequest, InvokeStreamResponse]
 
+func _InvokeService_TakeAnswer_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(TakeAnswerRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(InvokeServiceServer).TakeAnswer(m, &grpc.GenericServerStream[TakeAnswerRequest, TakeAnswerResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type InvokeService_TakeAnswerServer = grpc.ServerStreamingServer[TakeAnswerResponse]
+
 // InvokeService_ServiceDesc is the grpc.ServiceDesc for InvokeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -171,6 +211,11 @@ var InvokeService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _InvokeService_InvokeStream_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "TakeAnswer",
+			Handler:       _InvokeService_TakeAnswer_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "hearth/invoke/v1/invoke.proto",
