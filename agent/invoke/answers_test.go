@@ -50,6 +50,25 @@ func take(ctx context.Context, c invokev1.InvokeServiceClient, id string) (paylo
 	return payload, err
 }
 
+// takesOnce wants an answer of that size, which is gone then.
+func takesOnce(t *testing.T, c invokev1.InvokeServiceClient, id string, size int) {
+	t.Helper()
+	if payload, err := take(t.Context(), c, id); len(payload) != size || err != nil {
+		t.Errorf("%s: got %d bytes, %v", id, len(payload), err)
+	}
+	if _, err := take(t.Context(), c, id); status.Code(err) != codes.NotFound {
+		t.Errorf("%s: taken twice: %v", id, err)
+	}
+}
+
+// holds checks what answers hold and how many there are.
+func holds(t *testing.T, s *invoke.Server, held *atomic.Int64, bytes int64, inFlight int) {
+	t.Helper()
+	if held.Load() != bytes || s.InFlight() != inFlight {
+		t.Errorf("%d bytes are held, %d in flight, want %d and %d", held.Load(), s.InFlight(), bytes, inFlight)
+	}
+}
+
 func TestInvariant4_ALargeAnswerIsKeptUntilItIsTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 200_000
@@ -63,21 +82,12 @@ func TestInvariant4_ALargeAnswerIsKeptUntilItIsTaken(t *testing.T) {
 		if payload, _, end, err := stream(t.Context(), c, small("stream"), nil); len(payload) != 0 || !end || err != nil {
 			t.Fatalf("got %d bytes, end %v, %v", len(payload), end, err)
 		}
-		if held.Load() != 2*size || s.InFlight() != 2 {
-			t.Errorf("%d bytes are held, %d in flight", held.Load(), s.InFlight())
-		}
+		holds(t, s, &held, 2*size, 2)
 		for _, id := range []string{"unary", "stream"} {
-			if payload, err := take(t.Context(), c, id); len(payload) != size || err != nil {
-				t.Errorf("%s: got %d bytes, %v", id, len(payload), err)
-			}
-			if _, err := take(t.Context(), c, id); status.Code(err) != codes.NotFound {
-				t.Errorf("%s: taken twice: %v", id, err)
-			}
+			takesOnce(t, c, id, size)
 		}
 		synctest.Wait()
-		if held.Load() != 0 || s.InFlight() != 0 {
-			t.Errorf("%d bytes are held, %d in flight, after all was taken", held.Load(), s.InFlight())
-		}
+		holds(t, s, &held, 0, 0)
 	})
 }
 

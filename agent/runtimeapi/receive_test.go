@@ -25,6 +25,13 @@ func TestInvariant5_LargeAnswersWaitForRoom(t *testing.T) {
 	}
 }
 
+func answerBody(text string, chunked bool) io.Reader {
+	if chunked {
+		return unsized{strings.NewReader(text)}
+	}
+	return strings.NewReader(text)
+}
+
 // largeAnswers has two environments give more answers at once than there is
 // memory for.
 func largeAnswers(t *testing.T, chunked bool) {
@@ -44,11 +51,7 @@ func largeAnswers(t *testing.T, chunked bool) {
 			result := call(t.Context(), api, id)
 			<-next
 			all.Go(func() {
-				var body io.Reader = strings.NewReader(text)
-				if chunked {
-					body = unsized{body}
-				}
-				if status, text := c.post("runtime/invocation/"+id+"/response", body); status != 202 {
+				if status, text := c.post("runtime/invocation/"+id+"/response", answerBody(text, chunked)); status != 202 {
 					t.Errorf("got %d %s", status, text)
 				}
 			})
