@@ -39,6 +39,9 @@ type InvokeResult struct {
 	Payload []byte
 	// ContentType as the runtime gave it; may be empty.
 	ContentType string
+	// Release gives back the memory Payload was given; nil when that was not
+	// counted. Whoever has the result calls it once.
+	Release func()
 }
 
 // FunctionNotFoundError is an invoke of a function or version that does not

@@ -38,6 +38,9 @@ func (s *Server) invoke(w http.ResponseWriter, r *http.Request, requestID string
 	if err != nil {
 		return err
 	}
+	if result.Release != nil {
+		defer result.Release()
+	}
 	// The answer is here already and is not refused, but others are while this
 	// caller takes its time to read it.
 	s.bodies.give(-int64(len(result.Payload)))

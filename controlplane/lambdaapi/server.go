@@ -141,9 +141,10 @@ type Config struct {
 	// Runtimes reports whether a runtime has an image. Nil means that every
 	// runtime AWS knows has.
 	Runtimes func(name string) bool
-	// BodyMemory is how many bytes the bodies of requests, what is made of them
-	// and the answers of invokes may take at once; a request for which there is
-	// no room is a TooManyRequestsException. At least, and unless it is set,
+	// BodyMemory is how many bytes the bodies of requests and what is made of them
+	// may take at once; a request for which there is no room, also because of
+	// answers that clients have not read yet, is a TooManyRequestsException. What
+	// answers take is for the Invoker to bound. At least, and unless it is set,
 	// LeastBodyMemory.
 	BodyMemory int64
 	// Logger gets what clients are not told. Required.

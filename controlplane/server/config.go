@@ -39,7 +39,8 @@ type Config struct {
 	// DefaultProvider is the capacity provider of functions that name none
 	// (--default-capacity-provider); empty means that they are refused.
 	DefaultProvider string
-	// BodyMemory bounds what request bodies take of memory at once; 0 means a
+	// BodyMemory bounds what request bodies take of memory at once, and with a
+	// quarter as much again what large answers take; 0 means a
 	// quarter of it (--body-memory).
 	BodyMemory controlplane.Bytes
 	// RuntimeImages override or add to the images of runtimes (--runtime-image).

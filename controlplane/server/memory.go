@@ -10,6 +10,10 @@ import (
 // so many.
 const bodyShare = 4
 
+// answerShare is what large answers may take besides: one part in so many of
+// what bodies may.
+const answerShare = 4
+
 // bodyMemory is how much of memory request bodies may take.
 func bodyMemory(configured controlplane.Bytes) int64 {
 	if configured > 0 {

@@ -143,7 +143,8 @@ func (s *Server) wire(cfg Config) error {
 	tokens := sessions.NewTokens(s.db, ca, cfg.Fleet)
 	s.agents, err = sessions.New(sessions.Config{
 		Listener: agentLis, CA: ca, Tokens: tokens, Artifacts: s.artifacts,
-		Changed: func() { s.loop.Nudge() }, Logger: s.log.With("part", "sessions"),
+		Changed: func() { s.loop.Nudge() }, AnswerMemory: bodyMemory(cfg.BodyMemory) / answerShare,
+		Logger: s.log.With("part", "sessions"),
 	})
 	if err != nil {
 		return err

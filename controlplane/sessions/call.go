@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -20,6 +22,11 @@ import (
 const (
 	// maxUnary is the largest request payload that rides a unary call.
 	maxUnary = 64 << 10
+	// maxInline is the largest answer that is sent before there is room for it.
+	maxInline = 64 << 10
+	// roomTime is how long a large answer waits for room, less than its agent
+	// keeps it.
+	roomTime = 20 * time.Second
 	// chunkSize of streamed payloads.
 	chunkSize = 64 << 10
 	// maxRetryAfter is the longest an agent may send callers away for.
@@ -38,7 +45,7 @@ func (s *Server) Call(ctx context.Context, to router.Endpoint, req controlplane.
 			break
 		}
 		var sent bool
-		if res, sent, err = conn.call(ctx, to, req, timeout); err == nil || sent || ctx.Err() != nil {
+		if res, sent, err = conn.call(ctx, to, req, timeout, s.answers); err == nil || sent || ctx.Err() != nil {
 			return res, callError(to.Environment, err, sent)
 		}
 		s.pool.remove(to.Instance, conn)
@@ -48,7 +55,8 @@ func (s *Server) Call(ctx context.Context, to router.Endpoint, req controlplane.
 }
 
 // call runs one invocation on this connection and tells whether it was sent.
-func (d *dataConn) call(ctx context.Context, to router.Endpoint, req controlplane.InvokeRequest, timeout time.Duration) (res controlplane.InvokeResult, sent bool, err error) {
+func (d *dataConn) call(ctx context.Context, to router.Endpoint, req controlplane.InvokeRequest, timeout time.Duration, room *semaphore.Weighted,
+) (res controlplane.InvokeResult, sent bool, err error) {
 	d.inFlight.Add(1)
 	defer d.inFlight.Add(-1)
 	var mark atomic.Bool
@@ -64,57 +72,110 @@ func (d *dataConn) call(ctx context.Context, to router.Endpoint, req controlplan
 		TraceId:            req.TraceID,
 		ContentType:        req.ContentType,
 		PayloadBytes:       int64(len(req.Payload)),
+		InlineBytes:        maxInline,
 	}
+	var kept int64
 	if len(req.Payload) <= maxUnary {
-		res, err = callUnary(ctx, d.client, head, req.Payload)
+		res, kept, err = callUnary(ctx, d.client, head, req.Payload)
 	} else {
-		res, err = callStream(ctx, d.client, head, req.Payload)
+		res, kept, err = callStream(ctx, d.client, head, req.Payload)
+	}
+	if err == nil && kept > 0 {
+		res.Payload, res.Release, err = takeAnswer(ctx, d.client, req.RequestID, kept, room)
 	}
 	return res, mark.Load(), err
 }
 
-func callUnary(ctx context.Context, c invokev1.InvokeServiceClient, head *invokev1.InvocationHead, payload []byte) (controlplane.InvokeResult, error) {
+// takeAnswer receives an answer of size bytes that its agent kept, once there is
+// room for it.
+func takeAnswer(ctx context.Context, c invokev1.InvokeServiceClient, id string, size int64, room *semaphore.Weighted,
+) (payload []byte, release func(), err error) {
+	if size > maxMessage {
+		return nil, nil, status.Errorf(codes.OutOfRange, "an answer of %d bytes is larger than any may be", size)
+	}
+	waiting, cancel := context.WithTimeoutCause(ctx, roomTime, errNoRoom)
+	defer cancel()
+	need := 2 * size // what is kept of it, and on its way
+	if err := room.Acquire(waiting, need); err != nil {
+		return nil, nil, fmt.Errorf("taking an answer of %d bytes: %w", size, context.Cause(waiting))
+	}
+	payload, err = receiveAnswer(ctx, c, id, size)
+	if err != nil {
+		room.Release(need)
+		return nil, nil, err
+	}
+	room.Release(need - size)
+	return payload, sync.OnceFunc(func() { room.Release(size) }), nil
+}
+
+var errNoRoom = errors.New("other answers took all the memory for them too long")
+
+func receiveAnswer(ctx context.Context, c invokev1.InvokeServiceClient, id string, size int64) ([]byte, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(errors.New("call ended"))
+	stream, err := c.TakeAnswer(ctx, &invokev1.TakeAnswerRequest{RequestId: id})
+	if err != nil {
+		return nil, err
+	}
+	payload := make([]byte, 0, size)
+	for {
+		m, err := stream.Recv()
+		switch {
+		case errors.Is(err, io.EOF) && int64(len(payload)) == size:
+			return payload, nil
+		case errors.Is(err, io.EOF):
+			return nil, status.Error(codes.Unavailable, "the answer was cut")
+		case err != nil:
+			return nil, err
+		case int64(len(payload)+len(m.GetChunk())) > size:
+			return nil, status.Error(codes.OutOfRange, "the answer is larger than was said")
+		}
+		payload = append(payload, m.GetChunk()...)
+	}
+}
+
+func callUnary(ctx context.Context, c invokev1.InvokeServiceClient, head *invokev1.InvocationHead, payload []byte) (res controlplane.InvokeResult, kept int64, err error) {
 	r, err := c.Invoke(ctx, &invokev1.InvokeRequest{Head: head, Payload: payload})
 	if err != nil {
-		return controlplane.InvokeResult{}, err
+		return res, 0, err
 	}
-	return controlplane.InvokeResult{
+	res = controlplane.InvokeResult{
 		FunctionError: r.GetHead().GetFunctionError(),
 		ContentType:   r.GetHead().GetContentType(),
 		Payload:       r.GetPayload(),
-	}, nil
+	}
+	return res, r.GetHead().GetKeptBytes(), nil
 }
 
-func callStream(ctx context.Context, c invokev1.InvokeServiceClient, head *invokev1.InvocationHead, payload []byte) (controlplane.InvokeResult, error) {
+func callStream(ctx context.Context, c invokev1.InvokeServiceClient, head *invokev1.InvocationHead, payload []byte) (res controlplane.InvokeResult, kept int64, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(errors.New("call ended"))
 	stream, err := c.InvokeStream(ctx)
 	if err != nil {
-		return controlplane.InvokeResult{}, err
+		return res, 0, err
 	}
 	err = sendPayload(stream, head, payload)
 	if err != nil && !errors.Is(err, io.EOF) { // EOF: the status is with Recv
-		return controlplane.InvokeResult{}, err
+		return res, 0, err
 	}
-	var res controlplane.InvokeResult
 	for {
 		m, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
-			return res, status.Error(codes.Unavailable, "the answer was cut")
+			return res, 0, status.Error(codes.Unavailable, "the answer was cut")
 		}
 		if err != nil {
-			return res, err
+			return res, 0, err
 		}
 		switch m := m.GetMessage().(type) {
 		case *invokev1.InvokeStreamResponse_Head:
-			res.FunctionError, res.ContentType = m.Head.GetFunctionError(), m.Head.GetContentType()
+			res.FunctionError, res.ContentType, kept = m.Head.GetFunctionError(), m.Head.GetContentType(), m.Head.GetKeptBytes()
 		case *invokev1.InvokeStreamResponse_Chunk:
 			if len(res.Payload)+len(m.Chunk) > maxMessage {
-				return res, status.Error(codes.OutOfRange, "the answer is larger than any may be")
+				return res, 0, status.Error(codes.OutOfRange, "the answer is larger than any may be")
 			}
 			res.Payload = append(res.Payload, m.Chunk...)
 		case *invokev1.InvokeStreamResponse_End:
-			return res, nil
+			return res, kept, nil
 		}
 	}
 }

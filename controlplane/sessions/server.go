@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -54,7 +55,11 @@ type Config struct {
 	// Changed is called, often, after anything an agent said or did; it must
 	// not block.
 	Changed func()
-	Logger  *slog.Logger
+	// AnswerMemory is how many bytes answers larger than 64 KiB may take at once;
+	// further ones stay with their agents for as long. At least, and unless it is
+	// set, 16 MiB.
+	AnswerMemory int64
+	Logger       *slog.Logger
 }
 
 // Server serves agents. Use New, then Run.
@@ -67,7 +72,9 @@ type Server struct {
 	splitter *splitter
 	grpc     *grpc.Server
 	pool     pool
-	stopped  chan struct{}
+	// answers has the bytes that large answers may take.
+	answers *semaphore.Weighted
+	stopped chan struct{}
 
 	// mu guards agents and what they point to.
 	mu     sync.Mutex
@@ -85,6 +92,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Logger, changed: cfg.Changed,
+		answers: semaphore.NewWeighted(max(cfg.AnswerMemory, 2*maxMessage)),
 		stopped: make(chan struct{}),
 		agents:  map[controlplane.InstanceID]*agentState{},
 	}
