@@ -103,7 +103,7 @@ func TestContainerdKilledAndRestarted(t *testing.T) {
 	s := up(t, onContainerd(c.address()))
 	s.provider("subnet-a", "subnet-b", "subnet-c")
 	s.function(concurrency(4))
-	s.allReady(20 * time.Second)
+	s.allReady()
 	for _, way := range []struct {
 		name   string
 		signal syscall.Signal
@@ -152,7 +152,7 @@ func (s *stack) withoutContainerd(c *containerd, sig syscall.Signal) {
 		t.Fatal(err)
 	}
 	s.eventually(20*time.Second, "the environments of the deleted version to go", func() error { return three(s.functions()) })
-	s.allReady(20 * time.Second)
+	s.allReady()
 }
 
 // pendingFor fails unless a version is Pending with a reason that names why.

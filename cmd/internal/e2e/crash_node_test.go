@@ -130,20 +130,9 @@ func (s *stack) ps() []environment {
 }
 
 // allReady waits until three environments are ready, on connected instances.
-func (s *stack) allReady(limit time.Duration) {
+func (s *stack) allReady() {
 	s.t.Helper()
-	s.eventually(limit, "three environments to be ready", func() error {
-		envs := s.ps()
-		for _, e := range envs {
-			if e.State != "Ready" {
-				return fmt.Errorf("%s is %s", e.ID, e.State)
-			}
-		}
-		if len(envs) != 3 {
-			return fmt.Errorf("there are %d", len(envs))
-		}
-		return nil
-	})
+	s.eventually(20*time.Second, "three environments to be ready", s.readyOn)
 }
 
 // part is a process of an environment, found from that of the function.
@@ -176,7 +165,7 @@ func TestKilledPartsOfAnEnvironmentAreReplaced(t *testing.T) {
 func (s *stack) killPart(p part) {
 	t := s.t
 	const sleep = 5 * time.Second
-	s.allReady(20 * time.Second)
+	s.allReady()
 	callers := s.hold(6, sleep)
 	s.eventually(sleep-time.Second, "six invokes in flight", s.inFlight(6))
 	runtime := s.functions()[0]
@@ -441,7 +430,7 @@ func TestKilledControlComesBack(t *testing.T) {
 	count := outside(t)
 	s.provider("subnet-a", "subnet-b", "subnet-c")
 	s.function(concurrency(4))
-	s.allReady(20 * time.Second)
+	s.allReady()
 	before := s.functions()
 	const held, sleep = 6, 6 * time.Second
 	callers := s.count(count, held, sleep)
@@ -490,7 +479,7 @@ func TestRestartedControlAnswersWhatRuns(t *testing.T) {
 	s := up(t)
 	s.provider("subnet-a", "subnet-b", "subnet-c")
 	s.function(concurrency(4))
-	s.allReady(20 * time.Second)
+	s.allReady()
 	before := s.functions()
 	callers := s.hold(6, 4*time.Second)
 	s.eventually(3*time.Second, "six invokes in flight", s.inFlight(6))

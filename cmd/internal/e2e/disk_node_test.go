@@ -115,7 +115,7 @@ func TestAnAgentsFullDisk(t *testing.T) {
 	s := up(t, split(t, t.TempDir(), d.dir))
 	s.provider("subnet-a", "subnet-b", "subnet-c")
 	s.function(concurrency(4))
-	s.allReady(20 * time.Second)
+	s.allReady()
 	before := s.functions()
 	free := d.fill()
 	s.answers()
@@ -162,7 +162,7 @@ func TestAFullDiskOfTheControlService(t *testing.T) {
 	s := up(t, split(t, d.dir, t.TempDir()))
 	s.provider("subnet-a")
 	s.function(concurrency(4))
-	s.allReady(20 * time.Second)
+	s.allReady()
 	control := s.processes("hearth-control")[0]
 	var free func()
 	acknowledged := s.describeUntil(func() { free = d.fill() }, "ServiceException")
@@ -194,7 +194,7 @@ func TestAStoreThatCannotBeWritten(t *testing.T) {
 	s := up(t, split(t, d.dir, t.TempDir()))
 	s.provider("subnet-a")
 	s.function(concurrency(4))
-	s.allReady(20 * time.Second)
+	s.allReady()
 	control := s.processes("hearth-control")[0]
 	db := filepath.Join(s.dir, "hearth.db")
 	writable := func() { tool(t, "chattr", "-i", db, db+"-wal") }
@@ -235,7 +235,7 @@ func TestAStoreOnAReadOnlyFileSystem(t *testing.T) {
 	s := up(t, func(s *stack) { s.dir = data })
 	s.provider("subnet-a")
 	s.function(concurrency(4))
-	s.allReady(20 * time.Second)
+	s.allReady()
 	before := s.functions()
 	acknowledged := s.describeUntil(func() { d.remount("abort") }, "ServiceException")
 	if err := os.WriteFile(filepath.Join(d.dir, "any"), nil, 0o600); !errors.Is(err, unix.EROFS) {

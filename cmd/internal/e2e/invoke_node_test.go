@@ -35,7 +35,7 @@ func TestConcurrentInvokesOverThreeZones(t *testing.T) {
 	if _, err := s.lambda.DeleteFunction(t.Context(), &lambda.DeleteFunctionInput{FunctionName: aws.String(functionName), Qualifier: aws.String("1")}); err != nil {
 		t.Fatal(err)
 	}
-	s.allReady(20 * time.Second) // those of $LATEST.PUBLISHED
+	s.allReady() // those of $LATEST.PUBLISHED
 	const callers = 64
 	answers := make([]answer, callers)
 	var wg sync.WaitGroup

@@ -30,7 +30,7 @@ func TestAnAgentRefusesAnOldLeaderAndABlindOne(t *testing.T) {
 	s := up(t)
 	s.provider("subnet-a")
 	s.function(concurrency(4)) // 3 environments on the instances of one zone
-	s.allReady(20 * time.Second)
+	s.allReady()
 	before := s.functions()
 	// hearth up is stopped, or it would start another one at once.
 	_, resume := pause(t, s.cmd.Process.Pid)

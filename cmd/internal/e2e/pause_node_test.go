@@ -58,7 +58,7 @@ func TestAPausedAgentIsReplacedAndComesBack(t *testing.T) {
 	count := outside(t)
 	s.provider("subnet-a", "subnet-b", "subnet-c")
 	s.function(concurrency(4))
-	s.allReady(20 * time.Second)
+	s.allReady()
 	victim := s.processes("hearth-agent")[0]
 	held := s.count(count, 6, 3*time.Second)
 	s.eventually(3*time.Second, "six events in execution", func() error {
@@ -198,7 +198,7 @@ func TestAPausedControlServiceReplacesNothing(t *testing.T) {
 	s := up(t)
 	s.provider("subnet-a", "subnet-b", "subnet-c")
 	s.function(concurrency(4))
-	s.allReady(20 * time.Second)
+	s.allReady()
 	functions, instances := s.functions(), s.instances()
 	held := s.hold(3, 4*time.Second)
 	s.eventually(3*time.Second, "three invokes in flight", s.inFlight(3))

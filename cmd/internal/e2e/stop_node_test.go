@@ -32,7 +32,7 @@ func TestStoppedAgentFinishesWhatRuns(t *testing.T) {
 		// Runtimes that end themselves when their Runtime API goes prove nothing.
 		in.Environment = &types.Environment{Variables: map[string]string{"PATIENT": "1"}}
 	})
-	s.allReady(20 * time.Second)
+	s.allReady()
 	s.step("one of three", func() { s.stopsAgents(1).end(s.t) })
 	s.step("all", func() { s.stopsAgents(3).endWith(s.t, "TooManyRequestsException") })
 }
@@ -48,15 +48,7 @@ func (s *stack) stopsAgents(n int) *traffic {
 	const sleep = 4 * time.Second
 	callers := s.hold(n, sleep)
 	s.eventually(sleep-time.Second, "invokes in flight", s.inFlight(n))
-	before := s.tenancies()
-	for _, e := range s.ps() {
-		if e.InFlight == 0 {
-			delete(before, e.Instance)
-		}
-	}
-	if len(before) != n {
-		t.Fatalf("%d agents run something, want %d", len(before), n)
-	}
+	before := s.busy(n)
 	load := s.traffic("")
 	ends := map[int]func() time.Duration{}
 	for _, old := range before {
@@ -77,16 +69,37 @@ func (s *stack) stopsAgents(n int) *traffic {
 	s.back(begin, backToThree, "three ready after the last answer of the stopped", s.readyOn)
 	after := s.tenancies()
 	for instance, old := range before {
-		successor := after[instance]
-		if successor.agent == old.agent || successor.function == old.function {
-			t.Errorf("instance %s had %+v and has %+v", instance, old, successor)
-		}
-		if began, ended := startOf(t, successor.function), ends[old.function](); began > ended {
-			t.Errorf("instance %s: the old process ended %v before the new one began", instance, began-ended)
-		}
+		old.wantSuccessor(t, after[instance], ends[old.function]())
 	}
 	s.eventually(backInService, "invokes on all three", func() error { return s.reaches(3) })
 	return load
+}
+
+// wantSuccessor wants another agent, and another process that was there before
+// the old one ended.
+func (old tenancy) wantSuccessor(t *testing.T, successor tenancy, ended time.Duration) {
+	t.Helper()
+	if successor.agent == old.agent || successor.function == old.function {
+		t.Errorf("an instance had %+v and has %+v", old, successor)
+	}
+	if began := startOf(t, successor.function); began > ended {
+		t.Errorf("%+v: the old process ended %v before the new one began", old, began-ended)
+	}
+}
+
+// busy returns those of the n instances that run an invoke.
+func (s *stack) busy(n int) map[string]tenancy {
+	s.t.Helper()
+	all := s.tenancies()
+	for _, e := range s.ps() {
+		if e.InFlight == 0 {
+			delete(all, e.Instance)
+		}
+	}
+	if len(all) != n {
+		s.t.Fatalf("%d agents run something, want %d", len(all), n)
+	}
+	return all
 }
 
 // tenancies are those of the three instances.
