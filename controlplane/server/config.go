@@ -39,9 +39,8 @@ type Config struct {
 	// DefaultProvider is the capacity provider of functions that name none
 	// (--default-capacity-provider); empty means that they are refused.
 	DefaultProvider string
-	// BodyMemory bounds what request bodies take of memory at once, and with a
-	// quarter as much again what large answers take; 0 means a
-	// quarter of it (--body-memory).
+	// BodyMemory bounds what request bodies take of memory at once, large answers
+	// take a quarter as much again; 0 means a quarter of memory (--body-memory).
 	BodyMemory controlplane.Bytes
 	// RuntimeImages override or add to the images of runtimes (--runtime-image).
 	RuntimeImages map[string]string
