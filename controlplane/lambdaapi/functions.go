@@ -143,6 +143,10 @@ func (s *Server) home(given *types.CapacityProviderConfig) (name controlplane.Pr
 // the provider's architecture unless it asked for one.
 func (s *Server) attach(r store.Reader, f *controlplane.Function) error {
 	p, err := s.readProvider(r, f.Provider)
+	if err != nil && f.OnDemand() {
+		return unlessMissing(err, "Capacity provider not found: %s. Functions without a CapacityProviderConfig run on the "+
+			"provider that --default-capacity-provider names: create it, or name another one.", s.arn("capacity-provider", string(f.Provider)))
+	}
 	if err != nil {
 		return err
 	}

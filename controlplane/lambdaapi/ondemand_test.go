@@ -1,6 +1,7 @@
 package lambdaapi_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -133,8 +134,8 @@ func TestAfterAFailureOnDemandTheNextUpdateFollows(t *testing.T) {
 	// One that never ran starts afresh.
 	s.settleLatest(controlplane.VersionFailed, controlplane.UpdateSuccessful)
 	fresh := must[*lambda.UpdateFunctionCodeOutput](t)(s.UpdateFunctionCode(ctx, &lambda.UpdateFunctionCodeInput{FunctionName: f, ZipFile: zipOf(t, "three")}))
-	if fresh.State != "Pending" || s.latest().Serving != nil {
-		t.Errorf("after it failed: %s", fresh.State)
+	if fresh.State != "Pending" || fresh.LastUpdateStatus != "InProgress" || s.latest().Serving != nil {
+		t.Errorf("after it failed: %s, last update %s", fresh.State, fresh.LastUpdateStatus)
 	}
 	for _, err := range s.edits() { // Pending
 		refused(t, err, "ResourceConflictException", 409, updating)
@@ -151,6 +152,20 @@ func (s *system) edits() []error {
 		second(s.UpdateFunctionCode(ctx, &lambda.UpdateFunctionCodeInput{FunctionName: f, ZipFile: zipOf(s.t, "x")})),
 		second(s.PublishVersion(ctx, &lambda.PublishVersionInput{FunctionName: f})),
 	}
+}
+
+// TestAProviderGoesRightAfterItsFunctionsOnDemand, and then a function that names
+// none is told why there is none.
+func TestAProviderGoesRightAfterItsFunctionsOnDemand(t *testing.T) {
+	t.Parallel()
+	s, ctx := newSystem(t, withDefaultProvider).withOnDemand(), t.Context()
+	must[*lambda.DeleteFunctionOutput](t)(s.DeleteFunction(ctx, &lambda.DeleteFunctionInput{FunctionName: aws.String("f")}))
+	must[*lambda.DeleteCapacityProviderOutput](t)(s.DeleteCapacityProvider(ctx,
+		&lambda.DeleteCapacityProviderInput{CapacityProviderName: aws.String("pool")}))
+	s.store(func(w store.Writer) error { return errors.Join(w.DeleteFunction("f"), w.DeleteProvider("pool")) })
+	refused(t, second(s.CreateFunction(ctx, onDemandInput(t, "f"))), "ResourceNotFoundException", 404,
+		"Capacity provider not found: "+providerBase+"pool. Functions without a CapacityProviderConfig run on the provider that "+
+			"--default-capacity-provider names: create it, or name another one.")
 }
 
 func TestOnDemandVersionsAreNumbered(t *testing.T) {

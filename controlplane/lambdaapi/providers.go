@@ -189,13 +189,15 @@ func attachedVersions(r store.Reader, name controlplane.ProviderName) ([]attache
 		return nil, err
 	}
 	var attached []attachedVersion
+	deleted := map[controlplane.FunctionName]bool{}
 	for _, f := range functions {
-		if f.Provider == name {
+		deleted[f.Name] = gone(&f)
+		if f.Provider == name && !gone(&f) {
 			attached = append(attached, attachedVersion{f.ARN + ":" + string(controlplane.Latest), latestState(&f)})
 		}
 	}
 	for _, v := range versions {
-		if v.Provider == name {
+		if v.Provider == name && !deleted[v.Function] {
 			attached = append(attached, attachedVersion{v.ARN, types.State(v.State)})
 		}
 	}

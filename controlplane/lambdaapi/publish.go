@@ -150,6 +150,7 @@ func roll(v, old *controlplane.Version) error {
 	case controlplane.VersionDeactivated:
 		v.State, v.ReasonCode, v.Reason = old.State, old.ReasonCode, old.Reason
 	case controlplane.VersionFailed: // starts afresh, under the scaling config it had
+		updating(v)
 	case controlplane.VersionPending:
 		return inProgress(old.ARN)
 	case controlplane.VersionDeactivating, controlplane.VersionDeleting,

@@ -29,6 +29,9 @@ func (l *Loop) wake(now time.Time) {
 // once, which is taken for our own fault for a while.
 func (l *Loop) blind(s *controlplane.Snapshot, now time.Time) bool {
 	all, silent, vanished := sight(s.Instances)
+	if now.Sub(l.seesSince) <= l.cfg.Policy.BlindGrace {
+		return silent > 0
+	}
 	most := vanished > 1 && 2*vanished > all
 	if !most {
 		delete(l.deafSince, s.Provider.Name)
@@ -36,12 +39,6 @@ func (l *Loop) blind(s *controlplane.Snapshot, now time.Time) bool {
 		l.log.Warn("most agents of a capacity provider are silent; deciding nothing for a while",
 			"capacity_provider", string(s.Provider.Name), "silent", vanished, "instances", all)
 		l.deafSince[s.Provider.Name] = now
-	}
-	switch {
-	case silent == 0:
-		return false
-	case now.Sub(l.seesSince) <= l.cfg.Policy.BlindGrace:
-		return true
 	}
 	return most && now.Sub(l.deafSince[s.Provider.Name]) <= l.cfg.Policy.DeafGrace
 }
