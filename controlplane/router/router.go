@@ -211,7 +211,12 @@ func (r *Router) Swap(t *Table) {
 // NoPublishedVersionError, LatestNotInvocableError, VersionStateError,
 // ThrottledError, LostError; the cause of ctx when the caller left.
 func (r *Router) Invoke(ctx context.Context, req controlplane.InvokeRequest) (controlplane.InvokeResult, error) {
+	table := r.table.Load()
 	res, err := r.once(ctx, req)
+	if err != nil && mayWait(err) && r.table.Load() != table {
+		// All it was offered to may have been replaced meanwhile, and refused it.
+		res, err = r.once(ctx, req)
+	}
 	if err != nil && mayWait(err) {
 		res, err = r.wait(ctx, req, err)
 	}

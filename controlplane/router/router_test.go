@@ -217,6 +217,31 @@ func TestTriesARefusalElsewhere(t *testing.T) {
 	}
 }
 
+// TestTriesSuccessorsOfThoseThatRefuse: environments are told to end when the
+// table has had their successors for a moment, and an invoke may still be on its
+// way to them.
+func TestTriesSuccessorsOfThoseThatRefuse(t *testing.T) {
+	t.Parallel()
+	s := &script{}
+	r := newRouter(t, s, map[controlplane.Qualifier]*router.Version{"1": active("old-1", "old-2")})
+	swapped := sync.OnceFunc(func() {
+		r.Swap(&router.Table{Functions: map[controlplane.FunctionName]*router.Function{
+			"f": {ARN: "arn:f", Versions: map[controlplane.Qualifier]*router.Version{"1": active("new")}},
+		}})
+	})
+	s.answer = func(e controlplane.EnvironmentID) error {
+		if e == "new" {
+			return nil
+		}
+		swapped()
+		return refuse(router.RefusedDraining)
+	}
+	res, err := r.Invoke(t.Context(), controlplane.InvokeRequest{Function: "f", Qualifier: "1"})
+	if err != nil || string(res.Payload) != "new" {
+		t.Errorf("got %q, %v; want the answer of the successor", res.Payload, err)
+	}
+}
+
 func TestInvariant1_ALostInvokeIsNeverTriedElsewhere(t *testing.T) {
 	t.Parallel()
 	s := &script{answer: func(e controlplane.EnvironmentID) error {
