@@ -47,7 +47,7 @@ func serve(t testing.TB, cfg runtimeapi.Config) (*runtimeapi.API, *client, func(
 	ctx, cancel := context.WithCancelCause(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := api.Serve(ctx, lis); err != nil {
+		if err := api.Serve(ctx, steady{lis}); err != nil {
 			t.Errorf("serving: %v", err)
 		}
 	})

@@ -38,7 +38,7 @@ func FuzzRequest(f *testing.F) {
 		lis := bufconn.Listen(64 << 10)
 		ctx, cancel := context.WithCancelCause(t.Context())
 		served := make(chan error, 1)
-		go func() { served <- api.Serve(ctx, lis) }()
+		go func() { served <- api.Serve(ctx, steady{lis}) }()
 		in := request(t, lis, "GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\nHost: x\r\n\r\n")
 		<-api.Ready()
 		done := make(chan struct{})
