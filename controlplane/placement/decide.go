@@ -73,6 +73,7 @@ type board struct {
 	free      map[controlplane.InstanceID]controlplane.Resources
 	coming    []room // on instances that are launching
 	instances map[controlplane.InstanceID]*controlplane.Instance
+	outdated  map[controlplane.InstanceID]bool
 	byPub     map[pub][]*controlplane.Environment
 	out       Decision
 	taken     map[controlplane.EnvironmentID]bool
@@ -99,16 +100,18 @@ func newBoard(s controlplane.Snapshot, now time.Time, p Policy) *board {
 		snap: s, now: now, policy: p,
 		free:      map[controlplane.InstanceID]controlplane.Resources{},
 		instances: map[controlplane.InstanceID]*controlplane.Instance{},
+		outdated:  map[controlplane.InstanceID]bool{},
 		byPub:     map[pub][]*controlplane.Environment{},
 		taken:     map[controlplane.EnvironmentID]bool{},
 	}
 	for i := range s.Instances {
 		in := &s.Instances[i]
 		b.instances[in.ID] = in
+		b.outdated[in.ID] = s.Outdated(in)
 		if in.Observed != nil {
 			b.free[in.ID] = in.Observed.Allocatable
 		}
-		if in.State == controlplane.InstanceLaunching && now.Sub(in.KnownSince) < p.LaunchPatience && !s.Outdated(in) {
+		if in.State == controlplane.InstanceLaunching && now.Sub(in.KnownSince) < p.LaunchPatience && !b.outdated[in.ID] {
 			b.coming = append(b.coming, room{zone: in.Zone, free: in.Size})
 		}
 	}
@@ -145,7 +148,7 @@ func (b *board) counts(e *controlplane.Environment) bool {
 // leaving environments are on an instance that is being emptied.
 func (b *board) leaving(e *controlplane.Environment) bool {
 	in := b.instances[e.Instance]
-	return in != nil && (in.State == controlplane.InstanceDraining || b.policy.Keep && b.snap.Outdated(in))
+	return in != nil && (in.State == controlplane.InstanceDraining || b.policy.Keep && b.outdated[in.ID])
 }
 
 // start places what the target lacks.
@@ -218,7 +221,7 @@ func (b *board) tightest(z controlplane.Zone, size controlplane.Resources, outda
 	var best *controlplane.Instance
 	for i := range b.snap.Instances {
 		in := &b.snap.Instances[i]
-		if in.Zone != z || !usable(in) || !size.Fits(b.free[in.ID]) || b.snap.Outdated(in) != outdated {
+		if in.Zone != z || !usable(in) || !size.Fits(b.free[in.ID]) || b.outdated[in.ID] != outdated {
 			continue
 		}
 		if best == nil || slack(b.free[in.ID], in) < slack(b.free[best.ID], best) {
