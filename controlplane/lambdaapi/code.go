@@ -114,7 +114,8 @@ func (s *Server) turn(ctx context.Context, from source) (done func(), err error)
 	}
 }
 
-// readCode checks the code. The archive is nil for an image.
+// readCode checks the code. It returns that of an image, or the archive, whose
+// code is not worked out before it is kept.
 func (s *Server) readCode(ctx context.Context, from source, kind, doing string) (code controlplane.Code, archive []byte, err error) {
 	if err := from.check(kind, doing); err != nil {
 		return code, nil, err
@@ -130,8 +131,7 @@ func (s *Server) readCode(ctx context.Context, from source, kind, doing string) 
 	if err := checkArchive(archive); err != nil {
 		return code, nil, err
 	}
-	sum := sha256.Sum256(archive)
-	return controlplane.Code{SHA256: hex.EncodeToString(sum[:]), Size: controlplane.Bytes(len(archive))}, archive, nil
+	return code, archive, nil
 }
 
 // fetchLimit bounds how long one may read from a bucket, which nobody else does
@@ -278,9 +278,13 @@ func (s *Server) dryUpdateCode(ctx context.Context, in *lambda.UpdateFunctionCod
 		return nil, err
 	}
 	defer done()
-	code, _, err := s.readCode(ctx, from, f.Latest.Config.PackageType, "updating")
+	code, archive, err := s.readCode(ctx, from, f.Latest.Config.PackageType, "updating")
 	if err != nil {
 		return nil, err
+	}
+	if archive != nil {
+		sum := sha256.Sum256(archive)
+		code = controlplane.Code{SHA256: hex.EncodeToString(sum[:]), Size: controlplane.Bytes(len(archive))}
 	}
 	f.Latest = recoded(f, in, code)
 	if s.publication(in.Publish, in.PublishTo, nil).to != toNothing || len(in.Architectures) > 0 {

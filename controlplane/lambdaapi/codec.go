@@ -454,11 +454,7 @@ func encodeFloat(b *bytes.Buffer, f float64) error {
 	if math.IsNaN(f) || math.IsInf(f, 0) {
 		return fmt.Errorf("number %v: %w", f, errdefs.ErrInternal)
 	}
-	text := strconv.FormatFloat(f, 'f', -1, 64)
-	if !strings.Contains(text, ".") {
-		text += ".0"
-	}
-	b.WriteString(text)
+	b.WriteString(double(f))
 	return nil
 }
 

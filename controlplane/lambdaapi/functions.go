@@ -260,11 +260,7 @@ func (s *Server) editable(r store.Reader, ref reference, revision *string) (*con
 		return nil, functionState(types.StateDeleting)
 	}
 	if revision != nil && *revision != string(f.Latest.Revision) {
-		return nil, &exception{
-			name: "PreconditionFailedException", status: http.StatusPreconditionFailed,
-			message: "The Revision Id provided does not match the latest Revision Id. Call the GetFunction/GetAlias API to " +
-				"retrieve the latest Revision Id",
-		}
+		return nil, otherRevision("GetFunction/GetAlias")
 	}
 	return f, nil
 }
