@@ -74,6 +74,14 @@ type Assignment struct {
 	// MaxConcurrency is how many invokes may run at once, 1 to 1600.
 	MaxConcurrency int
 	Logging        Logging
+	// Layers are archives, merged at /opt in this order: a later one's files hide
+	// an earlier one's.
+	Layers []Code
+	// RoleARN is the execution role; its credentials come by themselves, or not at
+	// all.
+	RoleARN string
+	// TracingMode is "Active" or "PassThrough".
+	TracingMode string
 }
 
 // Image is a container image and the credentials to pull it.
@@ -171,6 +179,26 @@ type EnvironmentHeat struct {
 	Memory Bytes
 	// Tmp is what is used of /tmp.
 	Tmp Bytes
+	// Limit is how many invokes are admitted at once now; 0 means not known.
+	Limit int
+	// Overrun counts slots held by code that ran past its deadline.
+	Overrun int
+	// Refusals counts refused invokes since the environment exists.
+	Refusals Refusals
+	// ThrottledPermille is the part of the last second in which CPU was wanted and
+	// the quota was used up.
+	ThrottledPermille int
+}
+
+// Refusals counts refused invokes by reason.
+type Refusals struct{ Concurrency, CPU, Memory, Disk int64 }
+
+// Load is how busy an environment is at this moment; it goes with every answer.
+type Load struct {
+	// InFlight counts taken slots, Limit is how many may be taken now.
+	InFlight, Limit int
+	// CPUPermille is CPU used of what is allotted, in thousandths.
+	CPUPermille int
 }
 
 // HostHeat is how hot the instance is.
@@ -210,6 +238,10 @@ type Invocation struct {
 	ClientContext    string
 	TraceID          string
 	ContentType      string
+	// LogTail asks for the end of what the function prints meanwhile.
+	LogTail bool
+	// Traceparent is the W3C trace context of the caller's span; may be empty.
+	Traceparent string
 }
 
 // Outcome is how an invocation that was handed to a runtime ended.
@@ -222,6 +254,9 @@ type Outcome struct {
 	Payload []byte
 	// Duration is how long the runtime had the event.
 	Duration time.Duration
+	// LogTail is the end of what the function printed meanwhile, at most 4 KiB, if
+	// it was asked for.
+	LogTail []byte
 	// Release gives back the memory Payload was given; nil when that was not
 	// counted. Whoever has the outcome calls it once.
 	Release func()

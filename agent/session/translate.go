@@ -45,6 +45,8 @@ func assignmentToProto(a agent.Assignment) *agentv1.Assignment {
 		Handler:       a.Handler,
 		Runtime:       a.Runtime,
 		OnDemand:      a.OnDemand,
+		RoleArn:       a.RoleARN,
+		TracingMode:   a.TracingMode,
 		Environment:   a.Variables,
 		Limits:        resourcesToProto(a.Limits),
 
@@ -63,10 +65,17 @@ func assignmentToProto(a agent.Assignment) *agentv1.Assignment {
 	if a.Code != (agent.Code{}) {
 		m.Code = &agentv1.Code{Sha256: a.Code.SHA256, SizeBytes: int64(a.Code.Size)}
 	}
+	for _, l := range a.Layers {
+		m.Layers = append(m.Layers, &agentv1.Code{Sha256: l.SHA256, SizeBytes: int64(l.Size)})
+	}
 	return m
 }
 
 func assignmentFromProto(m *agentv1.Assignment) agent.Assignment {
+	var layers []agent.Code
+	for _, l := range m.GetLayers() {
+		layers = append(layers, agent.Code{SHA256: l.GetSha256(), Size: agent.Bytes(l.GetSizeBytes())})
+	}
 	return agent.Assignment{
 		Environment:  agent.EnvironmentID(m.GetEnvironmentId()),
 		FunctionARN:  m.GetFunctionArn(),
@@ -80,6 +89,10 @@ func assignmentFromProto(m *agentv1.Assignment) agent.Assignment {
 		Handler:  m.GetHandler(),
 		Runtime:  m.GetRuntime(),
 		OnDemand: m.GetOnDemand(),
+		Layers:   layers,
+		RoleARN:  m.GetRoleArn(),
+
+		TracingMode: m.GetTracingMode(),
 		ImageConfig: agent.ImageConfig{
 			EntryPoint: m.GetImageConfig().GetEntryPoint(), Command: m.GetImageConfig().GetCommand(),
 			WorkingDirectory: m.GetImageConfig().GetWorkingDirectory(),

@@ -149,6 +149,8 @@ func toAssignment(a *controlplane.Assignment) *agentv1.Assignment {
 		Handler:               a.Config.Handler,
 		Runtime:               a.Config.Runtime,
 		OnDemand:              a.Config.OnDemand,
+		RoleArn:               a.Config.RoleARN,
+		TracingMode:           a.Config.TracingMode,
 		Environment:           a.Config.Variables,
 		Limits:                &agentv1.Resources{MilliCpu: int64(size.CPU), MemoryBytes: int64(size.Memory)},
 		EphemeralStorageBytes: int64(a.Config.EphemeralMB) << 20,
@@ -188,6 +190,8 @@ func fromAssignment(a *agentv1.Assignment) controlplane.Assignment {
 		LogGroup:       a.GetLogging().GetGroup(),
 		MaxConcurrency: int(amount(a.GetMaxConcurrency(), maxSlots)),
 		OnDemand:       a.GetOnDemand(),
+		RoleARN:        a.GetRoleArn(),
+		TracingMode:    a.GetTracingMode(),
 	}
 	if c := a.GetImageConfig(); c != nil {
 		cfg.Image = &controlplane.ImageConfig{

@@ -369,6 +369,7 @@ type SessionResponse struct {
 	// Types that are valid to be assigned to Message:
 	//
 	//	*SessionResponse_DesiredSet
+	//	*SessionResponse_RoleCredentials
 	Message       isSessionResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -420,6 +421,15 @@ func (x *SessionResponse) GetDesiredSet() *DesiredSet {
 	return nil
 }
 
+func (x *SessionResponse) GetRoleCredentials() *RoleCredentials {
+	if x != nil {
+		if x, ok := x.Message.(*SessionResponse_RoleCredentials); ok {
+			return x.RoleCredentials
+		}
+	}
+	return nil
+}
+
 type isSessionResponse_Message interface {
 	isSessionResponse_Message()
 }
@@ -429,7 +439,98 @@ type SessionResponse_DesiredSet struct {
 	DesiredSet *DesiredSet `protobuf:"bytes,1,opt,name=desired_set,json=desiredSet,proto3,oneof"`
 }
 
+type SessionResponse_RoleCredentials struct {
+	// A session of an execution role that environments here run with. Sent
+	// before the set that needs it, and again before it expires.
+	RoleCredentials *RoleCredentials `protobuf:"bytes,2,opt,name=role_credentials,json=roleCredentials,proto3,oneof"`
+}
+
 func (*SessionResponse_DesiredSet) isSessionResponse_Message() {}
+
+func (*SessionResponse_RoleCredentials) isSessionResponse_Message() {}
+
+// RoleCredentials is a session of one execution role. It is sent only to
+// instances that run, or are about to run, a function with that role.
+type RoleCredentials struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The role.
+	RoleArn string `protobuf:"bytes,1,opt,name=role_arn,json=roleArn,proto3" json:"role_arn,omitempty"`
+	// Required. The access key id.
+	AccessKeyId string `protobuf:"bytes,2,opt,name=access_key_id,json=accessKeyId,proto3" json:"access_key_id,omitempty"`
+	// Required. The secret access key.
+	SecretAccessKey string `protobuf:"bytes,3,opt,name=secret_access_key,json=secretAccessKey,proto3" json:"secret_access_key,omitempty"`
+	// Required. The session token.
+	SessionToken string `protobuf:"bytes,4,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
+	// Required. When they stop working.
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoleCredentials) Reset() {
+	*x = RoleCredentials{}
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoleCredentials) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoleCredentials) ProtoMessage() {}
+
+func (x *RoleCredentials) ProtoReflect() protoreflect.Message {
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoleCredentials.ProtoReflect.Descriptor instead.
+func (*RoleCredentials) Descriptor() ([]byte, []int) {
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RoleCredentials) GetRoleArn() string {
+	if x != nil {
+		return x.RoleArn
+	}
+	return ""
+}
+
+func (x *RoleCredentials) GetAccessKeyId() string {
+	if x != nil {
+		return x.AccessKeyId
+	}
+	return ""
+}
+
+func (x *RoleCredentials) GetSecretAccessKey() string {
+	if x != nil {
+		return x.SecretAccessKey
+	}
+	return ""
+}
+
+func (x *RoleCredentials) GetSessionToken() string {
+	if x != nil {
+		return x.SessionToken
+	}
+	return ""
+}
+
+func (x *RoleCredentials) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
 
 // Register says who is calling and what it already runs.
 type Register struct {
@@ -458,7 +559,7 @@ type Register struct {
 
 func (x *Register) Reset() {
 	*x = Register{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[4]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -470,7 +571,7 @@ func (x *Register) String() string {
 func (*Register) ProtoMessage() {}
 
 func (x *Register) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[4]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -483,7 +584,7 @@ func (x *Register) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Register.ProtoReflect.Descriptor instead.
 func (*Register) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{4}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Register) GetAgentVersion() string {
@@ -555,7 +656,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[5]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -567,7 +668,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[5]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -580,7 +681,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{5}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Resources) GetMilliCpu() int64 {
@@ -618,7 +719,7 @@ type DesiredSet struct {
 
 func (x *DesiredSet) Reset() {
 	*x = DesiredSet{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[6]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -630,7 +731,7 @@ func (x *DesiredSet) String() string {
 func (*DesiredSet) ProtoMessage() {}
 
 func (x *DesiredSet) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[6]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -643,7 +744,7 @@ func (x *DesiredSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DesiredSet.ProtoReflect.Descriptor instead.
 func (*DesiredSet) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{6}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DesiredSet) GetEpoch() uint64 {
@@ -688,7 +789,7 @@ type DesiredEnvironment struct {
 
 func (x *DesiredEnvironment) Reset() {
 	*x = DesiredEnvironment{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[7]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -700,7 +801,7 @@ func (x *DesiredEnvironment) String() string {
 func (*DesiredEnvironment) ProtoMessage() {}
 
 func (x *DesiredEnvironment) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[7]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -713,7 +814,7 @@ func (x *DesiredEnvironment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DesiredEnvironment.ProtoReflect.Descriptor instead.
 func (*DesiredEnvironment) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{7}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DesiredEnvironment) GetAssignment() *Assignment {
@@ -773,14 +874,22 @@ type Assignment struct {
 	ImageConfig *ImageConfig `protobuf:"bytes,17,opt,name=image_config,json=imageConfig,proto3" json:"image_config,omitempty"`
 	// The function was created without a capacity provider: its environment
 	// variables are those of default Lambda. Max_concurrency is 1.
-	OnDemand      bool `protobuf:"varint,18,opt,name=on_demand,json=onDemand,proto3" json:"on_demand,omitempty"`
+	OnDemand bool `protobuf:"varint,18,opt,name=on_demand,json=onDemand,proto3" json:"on_demand,omitempty"`
+	// The layers' archives, merged at /opt in this order: of two files with one
+	// name the later layer's is seen.
+	Layers []*Code `protobuf:"bytes,19,rep,name=layers,proto3" json:"layers,omitempty"`
+	// The function's execution role, whose credentials the control service sends
+	// in RoleCredentials when it can assume it.
+	RoleArn string `protobuf:"bytes,20,opt,name=role_arn,json=roleArn,proto3" json:"role_arn,omitempty"`
+	// "Active" or "PassThrough".
+	TracingMode   string `protobuf:"bytes,21,opt,name=tracing_mode,json=tracingMode,proto3" json:"tracing_mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -792,7 +901,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -805,7 +914,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{8}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Assignment) GetEnvironmentId() string {
@@ -934,6 +1043,27 @@ func (x *Assignment) GetOnDemand() bool {
 	return false
 }
 
+func (x *Assignment) GetLayers() []*Code {
+	if x != nil {
+		return x.Layers
+	}
+	return nil
+}
+
+func (x *Assignment) GetRoleArn() string {
+	if x != nil {
+		return x.RoleArn
+	}
+	return ""
+}
+
+func (x *Assignment) GetTracingMode() string {
+	if x != nil {
+		return x.TracingMode
+	}
+	return ""
+}
+
 // Image names a container image and how to obtain it.
 type Image struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -949,7 +1079,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1091,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1104,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Image) GetReference() string {
@@ -1013,7 +1143,7 @@ type ImageConfig struct {
 
 func (x *ImageConfig) Reset() {
 	*x = ImageConfig{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1025,7 +1155,7 @@ func (x *ImageConfig) String() string {
 func (*ImageConfig) ProtoMessage() {}
 
 func (x *ImageConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1038,7 +1168,7 @@ func (x *ImageConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageConfig.ProtoReflect.Descriptor instead.
 func (*ImageConfig) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ImageConfig) GetEntryPoint() []string {
@@ -1075,7 +1205,7 @@ type Code struct {
 
 func (x *Code) Reset() {
 	*x = Code{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1217,7 @@ func (x *Code) String() string {
 func (*Code) ProtoMessage() {}
 
 func (x *Code) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1230,7 @@ func (x *Code) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Code.ProtoReflect.Descriptor instead.
 func (*Code) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Code) GetSha256() string {
@@ -1134,7 +1264,7 @@ type Logging struct {
 
 func (x *Logging) Reset() {
 	*x = Logging{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1146,7 +1276,7 @@ func (x *Logging) String() string {
 func (*Logging) ProtoMessage() {}
 
 func (x *Logging) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1159,7 +1289,7 @@ func (x *Logging) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Logging.ProtoReflect.Descriptor instead.
 func (*Logging) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Logging) GetFormat() string {
@@ -1214,7 +1344,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1226,7 +1356,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1239,7 +1369,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Report) GetAt() *timestamppb.Timestamp {
@@ -1310,7 +1440,7 @@ type HostHeat struct {
 
 func (x *HostHeat) Reset() {
 	*x = HostHeat{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1452,7 @@ func (x *HostHeat) String() string {
 func (*HostHeat) ProtoMessage() {}
 
 func (x *HostHeat) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1465,7 @@ func (x *HostHeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostHeat.ProtoReflect.Descriptor instead.
 func (*HostHeat) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HostHeat) GetUsedMilliCpu() int64 {
@@ -1397,21 +1527,31 @@ type EnvironmentReport struct {
 	Since *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=since,proto3" json:"since,omitempty"`
 	// How many invokes it may run at once.
 	MaxConcurrency int32 `protobuf:"varint,10,opt,name=max_concurrency,json=maxConcurrency,proto3" json:"max_concurrency,omitempty"`
-	// Invokes running now.
+	// Invokes that hold a slot now.
 	InFlight int32 `protobuf:"varint,11,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
 	// CPU in use, thousandths of a vCPU, averaged over the last second.
 	UsedMilliCpu int64 `protobuf:"varint,12,opt,name=used_milli_cpu,json=usedMilliCpu,proto3" json:"used_milli_cpu,omitempty"`
 	// Memory in use, without reclaimable cache, bytes.
 	UsedMemoryBytes int64 `protobuf:"varint,13,opt,name=used_memory_bytes,json=usedMemoryBytes,proto3" json:"used_memory_bytes,omitempty"`
 	// Bytes used in /tmp.
-	UsedTmpBytes  int64 `protobuf:"varint,14,opt,name=used_tmp_bytes,json=usedTmpBytes,proto3" json:"used_tmp_bytes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	UsedTmpBytes int64 `protobuf:"varint,14,opt,name=used_tmp_bytes,json=usedTmpBytes,proto3" json:"used_tmp_bytes,omitempty"`
+	// How many invokes it admits at once now: max_concurrency, or less where the
+	// adaptive limit holds it below.
+	Limit int32 `protobuf:"varint,15,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Slots held by code that ran past its deadline; part of in_flight.
+	OverrunSlots int32 `protobuf:"varint,16,opt,name=overrun_slots,json=overrunSlots,proto3" json:"overrun_slots,omitempty"`
+	// Invokes refused since the environment exists, by reason.
+	Refusals *Refusals `protobuf:"bytes,17,opt,name=refusals,proto3" json:"refusals,omitempty"`
+	// The part of the last second in which it wanted CPU and its quota was used
+	// up, thousandths.
+	CpuThrottledPermille int32 `protobuf:"varint,18,opt,name=cpu_throttled_permille,json=cpuThrottledPermille,proto3" json:"cpu_throttled_permille,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *EnvironmentReport) Reset() {
 	*x = EnvironmentReport{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +1563,7 @@ func (x *EnvironmentReport) String() string {
 func (*EnvironmentReport) ProtoMessage() {}
 
 func (x *EnvironmentReport) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +1576,7 @@ func (x *EnvironmentReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnvironmentReport.ProtoReflect.Descriptor instead.
 func (*EnvironmentReport) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EnvironmentReport) GetEnvironmentId() string {
@@ -1537,6 +1677,107 @@ func (x *EnvironmentReport) GetUsedTmpBytes() int64 {
 	return 0
 }
 
+func (x *EnvironmentReport) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *EnvironmentReport) GetOverrunSlots() int32 {
+	if x != nil {
+		return x.OverrunSlots
+	}
+	return 0
+}
+
+func (x *EnvironmentReport) GetRefusals() *Refusals {
+	if x != nil {
+		return x.Refusals
+	}
+	return nil
+}
+
+func (x *EnvironmentReport) GetCpuThrottledPermille() int32 {
+	if x != nil {
+		return x.CpuThrottledPermille
+	}
+	return 0
+}
+
+// Refusals counts refused invokes by reason, since the beginning.
+type Refusals struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// No slot was free.
+	Concurrency int64 `protobuf:"varint,1,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
+	// It was short of CPU.
+	Cpu int64 `protobuf:"varint,2,opt,name=cpu,proto3" json:"cpu,omitempty"`
+	// It was short of memory.
+	Memory int64 `protobuf:"varint,3,opt,name=memory,proto3" json:"memory,omitempty"`
+	// It was short of disk.
+	Disk          int64 `protobuf:"varint,4,opt,name=disk,proto3" json:"disk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Refusals) Reset() {
+	*x = Refusals{}
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Refusals) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Refusals) ProtoMessage() {}
+
+func (x *Refusals) ProtoReflect() protoreflect.Message {
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Refusals.ProtoReflect.Descriptor instead.
+func (*Refusals) Descriptor() ([]byte, []int) {
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Refusals) GetConcurrency() int64 {
+	if x != nil {
+		return x.Concurrency
+	}
+	return 0
+}
+
+func (x *Refusals) GetCpu() int64 {
+	if x != nil {
+		return x.Cpu
+	}
+	return 0
+}
+
+func (x *Refusals) GetMemory() int64 {
+	if x != nil {
+		return x.Memory
+	}
+	return 0
+}
+
+func (x *Refusals) GetDisk() int64 {
+	if x != nil {
+		return x.Disk
+	}
+	return 0
+}
+
 // DownloadArtifactRequest names an archive.
 type DownloadArtifactRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1548,7 +1789,7 @@ type DownloadArtifactRequest struct {
 
 func (x *DownloadArtifactRequest) Reset() {
 	*x = DownloadArtifactRequest{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1560,7 +1801,7 @@ func (x *DownloadArtifactRequest) String() string {
 func (*DownloadArtifactRequest) ProtoMessage() {}
 
 func (x *DownloadArtifactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1573,7 +1814,7 @@ func (x *DownloadArtifactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadArtifactRequest.ProtoReflect.Descriptor instead.
 func (*DownloadArtifactRequest) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DownloadArtifactRequest) GetSha256() string {
@@ -1594,7 +1835,7 @@ type DownloadArtifactResponse struct {
 
 func (x *DownloadArtifactResponse) Reset() {
 	*x = DownloadArtifactResponse{}
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1606,7 +1847,7 @@ func (x *DownloadArtifactResponse) String() string {
 func (*DownloadArtifactResponse) ProtoMessage() {}
 
 func (x *DownloadArtifactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_hearth_agent_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1619,7 +1860,7 @@ func (x *DownloadArtifactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadArtifactResponse.ProtoReflect.Descriptor instead.
 func (*DownloadArtifactResponse) Descriptor() ([]byte, []int) {
-	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_hearth_agent_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DownloadArtifactResponse) GetChunk() []byte {
@@ -1646,11 +1887,19 @@ const file_hearth_agent_v1_agent_proto_rawDesc = "" +
 	"\x0eSessionRequest\x127\n" +
 	"\bregister\x18\x01 \x01(\v2\x19.hearth.agent.v1.RegisterH\x00R\bregister\x121\n" +
 	"\x06report\x18\x02 \x01(\v2\x17.hearth.agent.v1.ReportH\x00R\x06reportB\t\n" +
-	"\amessage\"\\\n" +
+	"\amessage\"\xab\x01\n" +
 	"\x0fSessionResponse\x12>\n" +
 	"\vdesired_set\x18\x01 \x01(\v2\x1b.hearth.agent.v1.DesiredSetH\x00R\n" +
-	"desiredSetB\t\n" +
-	"\amessage\"\xc6\x02\n" +
+	"desiredSet\x12M\n" +
+	"\x10role_credentials\x18\x02 \x01(\v2 .hearth.agent.v1.RoleCredentialsH\x00R\x0froleCredentialsB\t\n" +
+	"\amessage\"\xdc\x01\n" +
+	"\x0fRoleCredentials\x12\x19\n" +
+	"\brole_arn\x18\x01 \x01(\tR\aroleArn\x12\"\n" +
+	"\raccess_key_id\x18\x02 \x01(\tR\vaccessKeyId\x12*\n" +
+	"\x11secret_access_key\x18\x03 \x01(\tR\x0fsecretAccessKey\x12#\n" +
+	"\rsession_token\x18\x04 \x01(\tR\fsessionToken\x129\n" +
+	"\n" +
+	"expires_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\xc6\x02\n" +
 	"\bRegister\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x1d\n" +
 	"\n" +
@@ -1677,7 +1926,7 @@ const file_hearth_agent_v1_agent_proto_rawDesc = "" +
 	"\n" +
 	"assignment\x18\x01 \x01(\v2\x1b.hearth.agent.v1.AssignmentR\n" +
 	"assignment\x12\x1a\n" +
-	"\bdraining\x18\x02 \x01(\bR\bdraining\"\xe8\x06\n" +
+	"\bdraining\x18\x02 \x01(\bR\bdraining\"\xd5\a\n" +
 	"\n" +
 	"Assignment\x12%\n" +
 	"\x0eenvironment_id\x18\x01 \x01(\tR\renvironmentId\x12!\n" +
@@ -1698,7 +1947,10 @@ const file_hearth_agent_v1_agent_proto_rawDesc = "" +
 	"\x0fmax_concurrency\x18\x0f \x01(\x05R\x0emaxConcurrency\x122\n" +
 	"\alogging\x18\x10 \x01(\v2\x18.hearth.agent.v1.LoggingR\alogging\x12?\n" +
 	"\fimage_config\x18\x11 \x01(\v2\x1c.hearth.agent.v1.ImageConfigR\vimageConfig\x12\x1b\n" +
-	"\ton_demand\x18\x12 \x01(\bR\bonDemand\x1a>\n" +
+	"\ton_demand\x18\x12 \x01(\bR\bonDemand\x12-\n" +
+	"\x06layers\x18\x13 \x03(\v2\x15.hearth.agent.v1.CodeR\x06layers\x12\x19\n" +
+	"\brole_arn\x18\x14 \x01(\tR\aroleArn\x12!\n" +
+	"\ftracing_mode\x18\x15 \x01(\tR\vtracingMode\x1a>\n" +
 	"\x10EnvironmentEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"]\n" +
@@ -1735,7 +1987,7 @@ const file_hearth_agent_v1_agent_proto_rawDesc = "" +
 	"\x11used_memory_bytes\x18\x02 \x01(\x03R\x0fusedMemoryBytes\x12&\n" +
 	"\x0fused_disk_bytes\x18\x03 \x01(\x03R\rusedDiskBytes\x12(\n" +
 	"\x10total_disk_bytes\x18\x04 \x01(\x03R\x0etotalDiskBytes\x12\x1b\n" +
-	"\tin_flight\x18\x05 \x01(\x03R\binFlight\"\x96\x04\n" +
+	"\tin_flight\x18\x05 \x01(\x03R\binFlight\"\xbe\x05\n" +
 	"\x11EnvironmentReport\x12%\n" +
 	"\x0eenvironment_id\x18\x01 \x01(\tR\renvironmentId\x12!\n" +
 	"\ffunction_arn\x18\x02 \x01(\tR\vfunctionArn\x12\x1a\n" +
@@ -1753,7 +2005,16 @@ const file_hearth_agent_v1_agent_proto_rawDesc = "" +
 	"\tin_flight\x18\v \x01(\x05R\binFlight\x12$\n" +
 	"\x0eused_milli_cpu\x18\f \x01(\x03R\fusedMilliCpu\x12*\n" +
 	"\x11used_memory_bytes\x18\r \x01(\x03R\x0fusedMemoryBytes\x12$\n" +
-	"\x0eused_tmp_bytes\x18\x0e \x01(\x03R\fusedTmpBytes\"1\n" +
+	"\x0eused_tmp_bytes\x18\x0e \x01(\x03R\fusedTmpBytes\x12\x14\n" +
+	"\x05limit\x18\x0f \x01(\x05R\x05limit\x12#\n" +
+	"\roverrun_slots\x18\x10 \x01(\x05R\foverrunSlots\x125\n" +
+	"\brefusals\x18\x11 \x01(\v2\x19.hearth.agent.v1.RefusalsR\brefusals\x124\n" +
+	"\x16cpu_throttled_permille\x18\x12 \x01(\x05R\x14cpuThrottledPermille\"j\n" +
+	"\bRefusals\x12 \n" +
+	"\vconcurrency\x18\x01 \x01(\x03R\vconcurrency\x12\x10\n" +
+	"\x03cpu\x18\x02 \x01(\x03R\x03cpu\x12\x16\n" +
+	"\x06memory\x18\x03 \x01(\x03R\x06memory\x12\x12\n" +
+	"\x04disk\x18\x04 \x01(\x03R\x04disk\"1\n" +
 	"\x17DownloadArtifactRequest\x12\x16\n" +
 	"\x06sha256\x18\x01 \x01(\tR\x06sha256\"0\n" +
 	"\x18DownloadArtifactResponse\x12\x14\n" +
@@ -1788,7 +2049,7 @@ func file_hearth_agent_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_hearth_agent_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_hearth_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_hearth_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_hearth_agent_v1_agent_proto_goTypes = []any{
 	(StopIntent)(0),                  // 0: hearth.agent.v1.StopIntent
 	(EnvironmentState)(0),            // 1: hearth.agent.v1.EnvironmentState
@@ -1796,57 +2057,63 @@ var file_hearth_agent_v1_agent_proto_goTypes = []any{
 	(*JoinResponse)(nil),             // 3: hearth.agent.v1.JoinResponse
 	(*SessionRequest)(nil),           // 4: hearth.agent.v1.SessionRequest
 	(*SessionResponse)(nil),          // 5: hearth.agent.v1.SessionResponse
-	(*Register)(nil),                 // 6: hearth.agent.v1.Register
-	(*Resources)(nil),                // 7: hearth.agent.v1.Resources
-	(*DesiredSet)(nil),               // 8: hearth.agent.v1.DesiredSet
-	(*DesiredEnvironment)(nil),       // 9: hearth.agent.v1.DesiredEnvironment
-	(*Assignment)(nil),               // 10: hearth.agent.v1.Assignment
-	(*Image)(nil),                    // 11: hearth.agent.v1.Image
-	(*ImageConfig)(nil),              // 12: hearth.agent.v1.ImageConfig
-	(*Code)(nil),                     // 13: hearth.agent.v1.Code
-	(*Logging)(nil),                  // 14: hearth.agent.v1.Logging
-	(*Report)(nil),                   // 15: hearth.agent.v1.Report
-	(*HostHeat)(nil),                 // 16: hearth.agent.v1.HostHeat
-	(*EnvironmentReport)(nil),        // 17: hearth.agent.v1.EnvironmentReport
-	(*DownloadArtifactRequest)(nil),  // 18: hearth.agent.v1.DownloadArtifactRequest
-	(*DownloadArtifactResponse)(nil), // 19: hearth.agent.v1.DownloadArtifactResponse
-	nil,                              // 20: hearth.agent.v1.Assignment.EnvironmentEntry
-	(*durationpb.Duration)(nil),      // 21: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 22: google.protobuf.Timestamp
+	(*RoleCredentials)(nil),          // 6: hearth.agent.v1.RoleCredentials
+	(*Register)(nil),                 // 7: hearth.agent.v1.Register
+	(*Resources)(nil),                // 8: hearth.agent.v1.Resources
+	(*DesiredSet)(nil),               // 9: hearth.agent.v1.DesiredSet
+	(*DesiredEnvironment)(nil),       // 10: hearth.agent.v1.DesiredEnvironment
+	(*Assignment)(nil),               // 11: hearth.agent.v1.Assignment
+	(*Image)(nil),                    // 12: hearth.agent.v1.Image
+	(*ImageConfig)(nil),              // 13: hearth.agent.v1.ImageConfig
+	(*Code)(nil),                     // 14: hearth.agent.v1.Code
+	(*Logging)(nil),                  // 15: hearth.agent.v1.Logging
+	(*Report)(nil),                   // 16: hearth.agent.v1.Report
+	(*HostHeat)(nil),                 // 17: hearth.agent.v1.HostHeat
+	(*EnvironmentReport)(nil),        // 18: hearth.agent.v1.EnvironmentReport
+	(*Refusals)(nil),                 // 19: hearth.agent.v1.Refusals
+	(*DownloadArtifactRequest)(nil),  // 20: hearth.agent.v1.DownloadArtifactRequest
+	(*DownloadArtifactResponse)(nil), // 21: hearth.agent.v1.DownloadArtifactResponse
+	nil,                              // 22: hearth.agent.v1.Assignment.EnvironmentEntry
+	(*timestamppb.Timestamp)(nil),    // 23: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 24: google.protobuf.Duration
 }
 var file_hearth_agent_v1_agent_proto_depIdxs = []int32{
-	6,  // 0: hearth.agent.v1.SessionRequest.register:type_name -> hearth.agent.v1.Register
-	15, // 1: hearth.agent.v1.SessionRequest.report:type_name -> hearth.agent.v1.Report
-	8,  // 2: hearth.agent.v1.SessionResponse.desired_set:type_name -> hearth.agent.v1.DesiredSet
-	7,  // 3: hearth.agent.v1.Register.allocatable:type_name -> hearth.agent.v1.Resources
-	8,  // 4: hearth.agent.v1.Register.accepted:type_name -> hearth.agent.v1.DesiredSet
-	9,  // 5: hearth.agent.v1.DesiredSet.environments:type_name -> hearth.agent.v1.DesiredEnvironment
-	0,  // 6: hearth.agent.v1.DesiredSet.stop_intent:type_name -> hearth.agent.v1.StopIntent
-	10, // 7: hearth.agent.v1.DesiredEnvironment.assignment:type_name -> hearth.agent.v1.Assignment
-	11, // 8: hearth.agent.v1.Assignment.image:type_name -> hearth.agent.v1.Image
-	13, // 9: hearth.agent.v1.Assignment.code:type_name -> hearth.agent.v1.Code
-	20, // 10: hearth.agent.v1.Assignment.environment:type_name -> hearth.agent.v1.Assignment.EnvironmentEntry
-	7,  // 11: hearth.agent.v1.Assignment.limits:type_name -> hearth.agent.v1.Resources
-	21, // 12: hearth.agent.v1.Assignment.timeout:type_name -> google.protobuf.Duration
-	21, // 13: hearth.agent.v1.Assignment.init_timeout:type_name -> google.protobuf.Duration
-	14, // 14: hearth.agent.v1.Assignment.logging:type_name -> hearth.agent.v1.Logging
-	12, // 15: hearth.agent.v1.Assignment.image_config:type_name -> hearth.agent.v1.ImageConfig
-	22, // 16: hearth.agent.v1.Report.at:type_name -> google.protobuf.Timestamp
-	16, // 17: hearth.agent.v1.Report.host:type_name -> hearth.agent.v1.HostHeat
-	17, // 18: hearth.agent.v1.Report.environments:type_name -> hearth.agent.v1.EnvironmentReport
-	1,  // 19: hearth.agent.v1.EnvironmentReport.state:type_name -> hearth.agent.v1.EnvironmentState
-	22, // 20: hearth.agent.v1.EnvironmentReport.since:type_name -> google.protobuf.Timestamp
-	2,  // 21: hearth.agent.v1.AgentService.Join:input_type -> hearth.agent.v1.JoinRequest
-	4,  // 22: hearth.agent.v1.AgentService.Session:input_type -> hearth.agent.v1.SessionRequest
-	18, // 23: hearth.agent.v1.AgentService.DownloadArtifact:input_type -> hearth.agent.v1.DownloadArtifactRequest
-	3,  // 24: hearth.agent.v1.AgentService.Join:output_type -> hearth.agent.v1.JoinResponse
-	5,  // 25: hearth.agent.v1.AgentService.Session:output_type -> hearth.agent.v1.SessionResponse
-	19, // 26: hearth.agent.v1.AgentService.DownloadArtifact:output_type -> hearth.agent.v1.DownloadArtifactResponse
-	24, // [24:27] is the sub-list for method output_type
-	21, // [21:24] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	7,  // 0: hearth.agent.v1.SessionRequest.register:type_name -> hearth.agent.v1.Register
+	16, // 1: hearth.agent.v1.SessionRequest.report:type_name -> hearth.agent.v1.Report
+	9,  // 2: hearth.agent.v1.SessionResponse.desired_set:type_name -> hearth.agent.v1.DesiredSet
+	6,  // 3: hearth.agent.v1.SessionResponse.role_credentials:type_name -> hearth.agent.v1.RoleCredentials
+	23, // 4: hearth.agent.v1.RoleCredentials.expires_at:type_name -> google.protobuf.Timestamp
+	8,  // 5: hearth.agent.v1.Register.allocatable:type_name -> hearth.agent.v1.Resources
+	9,  // 6: hearth.agent.v1.Register.accepted:type_name -> hearth.agent.v1.DesiredSet
+	10, // 7: hearth.agent.v1.DesiredSet.environments:type_name -> hearth.agent.v1.DesiredEnvironment
+	0,  // 8: hearth.agent.v1.DesiredSet.stop_intent:type_name -> hearth.agent.v1.StopIntent
+	11, // 9: hearth.agent.v1.DesiredEnvironment.assignment:type_name -> hearth.agent.v1.Assignment
+	12, // 10: hearth.agent.v1.Assignment.image:type_name -> hearth.agent.v1.Image
+	14, // 11: hearth.agent.v1.Assignment.code:type_name -> hearth.agent.v1.Code
+	22, // 12: hearth.agent.v1.Assignment.environment:type_name -> hearth.agent.v1.Assignment.EnvironmentEntry
+	8,  // 13: hearth.agent.v1.Assignment.limits:type_name -> hearth.agent.v1.Resources
+	24, // 14: hearth.agent.v1.Assignment.timeout:type_name -> google.protobuf.Duration
+	24, // 15: hearth.agent.v1.Assignment.init_timeout:type_name -> google.protobuf.Duration
+	15, // 16: hearth.agent.v1.Assignment.logging:type_name -> hearth.agent.v1.Logging
+	13, // 17: hearth.agent.v1.Assignment.image_config:type_name -> hearth.agent.v1.ImageConfig
+	14, // 18: hearth.agent.v1.Assignment.layers:type_name -> hearth.agent.v1.Code
+	23, // 19: hearth.agent.v1.Report.at:type_name -> google.protobuf.Timestamp
+	17, // 20: hearth.agent.v1.Report.host:type_name -> hearth.agent.v1.HostHeat
+	18, // 21: hearth.agent.v1.Report.environments:type_name -> hearth.agent.v1.EnvironmentReport
+	1,  // 22: hearth.agent.v1.EnvironmentReport.state:type_name -> hearth.agent.v1.EnvironmentState
+	23, // 23: hearth.agent.v1.EnvironmentReport.since:type_name -> google.protobuf.Timestamp
+	19, // 24: hearth.agent.v1.EnvironmentReport.refusals:type_name -> hearth.agent.v1.Refusals
+	2,  // 25: hearth.agent.v1.AgentService.Join:input_type -> hearth.agent.v1.JoinRequest
+	4,  // 26: hearth.agent.v1.AgentService.Session:input_type -> hearth.agent.v1.SessionRequest
+	20, // 27: hearth.agent.v1.AgentService.DownloadArtifact:input_type -> hearth.agent.v1.DownloadArtifactRequest
+	3,  // 28: hearth.agent.v1.AgentService.Join:output_type -> hearth.agent.v1.JoinResponse
+	5,  // 29: hearth.agent.v1.AgentService.Session:output_type -> hearth.agent.v1.SessionResponse
+	21, // 30: hearth.agent.v1.AgentService.DownloadArtifact:output_type -> hearth.agent.v1.DownloadArtifactResponse
+	28, // [28:31] is the sub-list for method output_type
+	25, // [25:28] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_hearth_agent_v1_agent_proto_init() }
@@ -1860,6 +2127,7 @@ func file_hearth_agent_v1_agent_proto_init() {
 	}
 	file_hearth_agent_v1_agent_proto_msgTypes[3].OneofWrappers = []any{
 		(*SessionResponse_DesiredSet)(nil),
+		(*SessionResponse_RoleCredentials)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1867,7 +2135,7 @@ func file_hearth_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hearth_agent_v1_agent_proto_rawDesc), len(file_hearth_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -176,7 +176,15 @@ type InvocationHead struct {
 	PayloadBytes int64 `protobuf:"varint,11,opt,name=payload_bytes,json=payloadBytes,proto3" json:"payload_bytes,omitempty"`
 	// The largest answer to send at once. A larger one is kept for a while, for
 	// TakeAnswer, when the caller has room for it. 0: the caller takes any.
-	InlineBytes   int64 `protobuf:"varint,12,opt,name=inline_bytes,json=inlineBytes,proto3" json:"inline_bytes,omitempty"`
+	InlineBytes int64 `protobuf:"varint,12,opt,name=inline_bytes,json=inlineBytes,proto3" json:"inline_bytes,omitempty"`
+	// Send the end of what the function printed during this invocation
+	// (ResponseEnd.log_tail).
+	LogTail bool `protobuf:"varint,13,opt,name=log_tail,json=logTail,proto3" json:"log_tail,omitempty"`
+	// Send the answer as it comes instead of when it is complete. InvokeStream
+	// only; inline_bytes is ignored, the answer may have up to 200 MiB.
+	StreamAnswer bool `protobuf:"varint,14,opt,name=stream_answer,json=streamAnswer,proto3" json:"stream_answer,omitempty"`
+	// The W3C traceparent of the caller's span; empty when it is not traced.
+	Traceparent   string `protobuf:"bytes,15,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -293,6 +301,27 @@ func (x *InvocationHead) GetInlineBytes() int64 {
 		return x.InlineBytes
 	}
 	return 0
+}
+
+func (x *InvocationHead) GetLogTail() bool {
+	if x != nil {
+		return x.LogTail
+	}
+	return false
+}
+
+func (x *InvocationHead) GetStreamAnswer() bool {
+	if x != nil {
+		return x.StreamAnswer
+	}
+	return false
+}
+
+func (x *InvocationHead) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
 }
 
 // InvokeRequest is a small invocation.
@@ -673,7 +702,17 @@ func (x *ResponseHead) GetKeptBytes() int64 {
 type ResponseEnd struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How long the runtime had the event.
-	Duration      *durationpb.Duration `protobuf:"bytes,1,opt,name=duration,proto3" json:"duration,omitempty"`
+	Duration *durationpb.Duration `protobuf:"bytes,1,opt,name=duration,proto3" json:"duration,omitempty"`
+	// The last 4 KiB of what the function printed during this invocation, if it
+	// was asked for.
+	LogTail []byte `protobuf:"bytes,2,opt,name=log_tail,json=logTail,proto3" json:"log_tail,omitempty"`
+	// Why a streamed answer ended early, for example "Runtime.TruncatedResponse" or
+	// what the runtime's trailer said; empty when it is complete.
+	ErrorType string `protobuf:"bytes,3,opt,name=error_type,json=errorType,proto3" json:"error_type,omitempty"`
+	// The error document that goes with error_type; may be empty.
+	ErrorDocument []byte `protobuf:"bytes,4,opt,name=error_document,json=errorDocument,proto3" json:"error_document,omitempty"`
+	// How busy the environment is now.
+	Load          *Load `protobuf:"bytes,5,opt,name=load,proto3" json:"load,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -715,6 +754,98 @@ func (x *ResponseEnd) GetDuration() *durationpb.Duration {
 	return nil
 }
 
+func (x *ResponseEnd) GetLogTail() []byte {
+	if x != nil {
+		return x.LogTail
+	}
+	return nil
+}
+
+func (x *ResponseEnd) GetErrorType() string {
+	if x != nil {
+		return x.ErrorType
+	}
+	return ""
+}
+
+func (x *ResponseEnd) GetErrorDocument() []byte {
+	if x != nil {
+		return x.ErrorDocument
+	}
+	return nil
+}
+
+func (x *ResponseEnd) GetLoad() *Load {
+	if x != nil {
+		return x.Load
+	}
+	return nil
+}
+
+// Load is how busy an environment is, as its agent knows it at this moment.
+type Load struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Invokes that hold a slot.
+	InFlight int32 `protobuf:"varint,1,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
+	// How many it admits at once now, by the configured and the adaptive limit.
+	Limit int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// CPU used of what it is allotted, thousandths, over the last sample.
+	CpuPermille   int32 `protobuf:"varint,3,opt,name=cpu_permille,json=cpuPermille,proto3" json:"cpu_permille,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Load) Reset() {
+	*x = Load{}
+	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Load) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Load) ProtoMessage() {}
+
+func (x *Load) ProtoReflect() protoreflect.Message {
+	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Load.ProtoReflect.Descriptor instead.
+func (*Load) Descriptor() ([]byte, []int) {
+	return file_hearth_invoke_v1_invoke_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Load) GetInFlight() int32 {
+	if x != nil {
+		return x.InFlight
+	}
+	return 0
+}
+
+func (x *Load) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *Load) GetCpuPermille() int32 {
+	if x != nil {
+		return x.CpuPermille
+	}
+	return 0
+}
+
 // TakeAnswerRequest asks for an answer that was kept.
 type TakeAnswerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -726,7 +857,7 @@ type TakeAnswerRequest struct {
 
 func (x *TakeAnswerRequest) Reset() {
 	*x = TakeAnswerRequest{}
-	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[7]
+	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +869,7 @@ func (x *TakeAnswerRequest) String() string {
 func (*TakeAnswerRequest) ProtoMessage() {}
 
 func (x *TakeAnswerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[7]
+	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +882,7 @@ func (x *TakeAnswerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeAnswerRequest.ProtoReflect.Descriptor instead.
 func (*TakeAnswerRequest) Descriptor() ([]byte, []int) {
-	return file_hearth_invoke_v1_invoke_proto_rawDescGZIP(), []int{7}
+	return file_hearth_invoke_v1_invoke_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TakeAnswerRequest) GetRequestId() string {
@@ -772,7 +903,7 @@ type TakeAnswerResponse struct {
 
 func (x *TakeAnswerResponse) Reset() {
 	*x = TakeAnswerResponse{}
-	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[8]
+	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -784,7 +915,7 @@ func (x *TakeAnswerResponse) String() string {
 func (*TakeAnswerResponse) ProtoMessage() {}
 
 func (x *TakeAnswerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[8]
+	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -797,7 +928,7 @@ func (x *TakeAnswerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeAnswerResponse.ProtoReflect.Descriptor instead.
 func (*TakeAnswerResponse) Descriptor() ([]byte, []int) {
-	return file_hearth_invoke_v1_invoke_proto_rawDescGZIP(), []int{8}
+	return file_hearth_invoke_v1_invoke_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TakeAnswerResponse) GetChunk() []byte {
@@ -814,14 +945,16 @@ type Refusal struct {
 	// Why.
 	Reason RefusalReason `protobuf:"varint,1,opt,name=reason,proto3,enum=hearth.invoke.v1.RefusalReason" json:"reason,omitempty"`
 	// When it may be worth asking this environment again; absent means unknown.
-	RetryAfter    *durationpb.Duration `protobuf:"bytes,2,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
+	RetryAfter *durationpb.Duration `protobuf:"bytes,2,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
+	// How busy the environment is now; absent when there is none.
+	Load          *Load `protobuf:"bytes,3,opt,name=load,proto3" json:"load,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[9]
+	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +966,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[9]
+	mi := &file_hearth_invoke_v1_invoke_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +979,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_hearth_invoke_v1_invoke_proto_rawDescGZIP(), []int{9}
+	return file_hearth_invoke_v1_invoke_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Refusal) GetReason() RefusalReason {
@@ -863,11 +996,18 @@ func (x *Refusal) GetRetryAfter() *durationpb.Duration {
 	return nil
 }
 
+func (x *Refusal) GetLoad() *Load {
+	if x != nil {
+		return x.Load
+	}
+	return nil
+}
+
 var File_hearth_invoke_v1_invoke_proto protoreflect.FileDescriptor
 
 const file_hearth_invoke_v1_invoke_proto_rawDesc = "" +
 	"\n" +
-	"\x1dhearth/invoke/v1/invoke.proto\x12\x10hearth.invoke.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x04\n" +
+	"\x1dhearth/invoke/v1/invoke.proto\x12\x10hearth.invoke.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x04\n" +
 	"\x0eInvocationHead\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12%\n" +
@@ -882,7 +1022,10 @@ const file_hearth_invoke_v1_invoke_proto_rawDesc = "" +
 	"\fcontent_type\x18\n" +
 	" \x01(\tR\vcontentType\x12#\n" +
 	"\rpayload_bytes\x18\v \x01(\x03R\fpayloadBytes\x12!\n" +
-	"\finline_bytes\x18\f \x01(\x03R\vinlineBytes\"_\n" +
+	"\finline_bytes\x18\f \x01(\x03R\vinlineBytes\x12\x19\n" +
+	"\blog_tail\x18\r \x01(\bR\alogTail\x12#\n" +
+	"\rstream_answer\x18\x0e \x01(\bR\fstreamAnswer\x12 \n" +
+	"\vtraceparent\x18\x0f \x01(\tR\vtraceparent\"_\n" +
 	"\rInvokeRequest\x124\n" +
 	"\x04head\x18\x01 \x01(\v2 .hearth.invoke.v1.InvocationHeadR\x04head\x12\x18\n" +
 	"\apayload\x18\x02 \x01(\fR\apayload\"\x8f\x01\n" +
@@ -903,18 +1046,28 @@ const file_hearth_invoke_v1_invoke_proto_rawDesc = "" +
 	"\x0efunction_error\x18\x01 \x01(\tR\rfunctionError\x12!\n" +
 	"\fcontent_type\x18\x02 \x01(\tR\vcontentType\x12\x1d\n" +
 	"\n" +
-	"kept_bytes\x18\x03 \x01(\x03R\tkeptBytes\"D\n" +
+	"kept_bytes\x18\x03 \x01(\x03R\tkeptBytes\"\xd1\x01\n" +
 	"\vResponseEnd\x125\n" +
-	"\bduration\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bduration\"2\n" +
+	"\bduration\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x19\n" +
+	"\blog_tail\x18\x02 \x01(\fR\alogTail\x12\x1d\n" +
+	"\n" +
+	"error_type\x18\x03 \x01(\tR\terrorType\x12%\n" +
+	"\x0eerror_document\x18\x04 \x01(\fR\rerrorDocument\x12*\n" +
+	"\x04load\x18\x05 \x01(\v2\x16.hearth.invoke.v1.LoadR\x04load\"\\\n" +
+	"\x04Load\x12\x1b\n" +
+	"\tin_flight\x18\x01 \x01(\x05R\binFlight\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x05R\x05limit\x12!\n" +
+	"\fcpu_permille\x18\x03 \x01(\x05R\vcpuPermille\"2\n" +
 	"\x11TakeAnswerRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\"*\n" +
 	"\x12TakeAnswerResponse\x12\x14\n" +
-	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"~\n" +
+	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"\xaa\x01\n" +
 	"\aRefusal\x127\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x1f.hearth.invoke.v1.RefusalReasonR\x06reason\x12:\n" +
 	"\vretry_after\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryAfter*r\n" +
+	"retryAfter\x12*\n" +
+	"\x04load\x18\x03 \x01(\v2\x16.hearth.invoke.v1.LoadR\x04load*r\n" +
 	"\x0eInvocationType\x12\x1f\n" +
 	"\x1bINVOCATION_TYPE_UNSPECIFIED\x10\x00\x12$\n" +
 	" INVOCATION_TYPE_REQUEST_RESPONSE\x10\x01\x12\x19\n" +
@@ -946,7 +1099,7 @@ func file_hearth_invoke_v1_invoke_proto_rawDescGZIP() []byte {
 }
 
 var file_hearth_invoke_v1_invoke_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_hearth_invoke_v1_invoke_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_hearth_invoke_v1_invoke_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_hearth_invoke_v1_invoke_proto_goTypes = []any{
 	(InvocationType)(0),           // 0: hearth.invoke.v1.InvocationType
 	(RefusalReason)(0),            // 1: hearth.invoke.v1.RefusalReason
@@ -957,36 +1110,39 @@ var file_hearth_invoke_v1_invoke_proto_goTypes = []any{
 	(*InvokeStreamResponse)(nil),  // 6: hearth.invoke.v1.InvokeStreamResponse
 	(*ResponseHead)(nil),          // 7: hearth.invoke.v1.ResponseHead
 	(*ResponseEnd)(nil),           // 8: hearth.invoke.v1.ResponseEnd
-	(*TakeAnswerRequest)(nil),     // 9: hearth.invoke.v1.TakeAnswerRequest
-	(*TakeAnswerResponse)(nil),    // 10: hearth.invoke.v1.TakeAnswerResponse
-	(*Refusal)(nil),               // 11: hearth.invoke.v1.Refusal
-	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*Load)(nil),                  // 9: hearth.invoke.v1.Load
+	(*TakeAnswerRequest)(nil),     // 10: hearth.invoke.v1.TakeAnswerRequest
+	(*TakeAnswerResponse)(nil),    // 11: hearth.invoke.v1.TakeAnswerResponse
+	(*Refusal)(nil),               // 12: hearth.invoke.v1.Refusal
+	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
 }
 var file_hearth_invoke_v1_invoke_proto_depIdxs = []int32{
 	0,  // 0: hearth.invoke.v1.InvocationHead.type:type_name -> hearth.invoke.v1.InvocationType
-	12, // 1: hearth.invoke.v1.InvocationHead.timeout:type_name -> google.protobuf.Duration
-	13, // 2: hearth.invoke.v1.InvocationHead.detached_deadline:type_name -> google.protobuf.Timestamp
+	13, // 1: hearth.invoke.v1.InvocationHead.timeout:type_name -> google.protobuf.Duration
+	14, // 2: hearth.invoke.v1.InvocationHead.detached_deadline:type_name -> google.protobuf.Timestamp
 	2,  // 3: hearth.invoke.v1.InvokeRequest.head:type_name -> hearth.invoke.v1.InvocationHead
 	7,  // 4: hearth.invoke.v1.InvokeResponse.head:type_name -> hearth.invoke.v1.ResponseHead
 	8,  // 5: hearth.invoke.v1.InvokeResponse.end:type_name -> hearth.invoke.v1.ResponseEnd
 	2,  // 6: hearth.invoke.v1.InvokeStreamRequest.head:type_name -> hearth.invoke.v1.InvocationHead
 	7,  // 7: hearth.invoke.v1.InvokeStreamResponse.head:type_name -> hearth.invoke.v1.ResponseHead
 	8,  // 8: hearth.invoke.v1.InvokeStreamResponse.end:type_name -> hearth.invoke.v1.ResponseEnd
-	12, // 9: hearth.invoke.v1.ResponseEnd.duration:type_name -> google.protobuf.Duration
-	1,  // 10: hearth.invoke.v1.Refusal.reason:type_name -> hearth.invoke.v1.RefusalReason
-	12, // 11: hearth.invoke.v1.Refusal.retry_after:type_name -> google.protobuf.Duration
-	3,  // 12: hearth.invoke.v1.InvokeService.Invoke:input_type -> hearth.invoke.v1.InvokeRequest
-	5,  // 13: hearth.invoke.v1.InvokeService.InvokeStream:input_type -> hearth.invoke.v1.InvokeStreamRequest
-	9,  // 14: hearth.invoke.v1.InvokeService.TakeAnswer:input_type -> hearth.invoke.v1.TakeAnswerRequest
-	4,  // 15: hearth.invoke.v1.InvokeService.Invoke:output_type -> hearth.invoke.v1.InvokeResponse
-	6,  // 16: hearth.invoke.v1.InvokeService.InvokeStream:output_type -> hearth.invoke.v1.InvokeStreamResponse
-	10, // 17: hearth.invoke.v1.InvokeService.TakeAnswer:output_type -> hearth.invoke.v1.TakeAnswerResponse
-	15, // [15:18] is the sub-list for method output_type
-	12, // [12:15] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	13, // 9: hearth.invoke.v1.ResponseEnd.duration:type_name -> google.protobuf.Duration
+	9,  // 10: hearth.invoke.v1.ResponseEnd.load:type_name -> hearth.invoke.v1.Load
+	1,  // 11: hearth.invoke.v1.Refusal.reason:type_name -> hearth.invoke.v1.RefusalReason
+	13, // 12: hearth.invoke.v1.Refusal.retry_after:type_name -> google.protobuf.Duration
+	9,  // 13: hearth.invoke.v1.Refusal.load:type_name -> hearth.invoke.v1.Load
+	3,  // 14: hearth.invoke.v1.InvokeService.Invoke:input_type -> hearth.invoke.v1.InvokeRequest
+	5,  // 15: hearth.invoke.v1.InvokeService.InvokeStream:input_type -> hearth.invoke.v1.InvokeStreamRequest
+	10, // 16: hearth.invoke.v1.InvokeService.TakeAnswer:input_type -> hearth.invoke.v1.TakeAnswerRequest
+	4,  // 17: hearth.invoke.v1.InvokeService.Invoke:output_type -> hearth.invoke.v1.InvokeResponse
+	6,  // 18: hearth.invoke.v1.InvokeService.InvokeStream:output_type -> hearth.invoke.v1.InvokeStreamResponse
+	11, // 19: hearth.invoke.v1.InvokeService.TakeAnswer:output_type -> hearth.invoke.v1.TakeAnswerResponse
+	17, // [17:20] is the sub-list for method output_type
+	14, // [14:17] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_hearth_invoke_v1_invoke_proto_init() }
@@ -1009,7 +1165,7 @@ func file_hearth_invoke_v1_invoke_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hearth_invoke_v1_invoke_proto_rawDesc), len(file_hearth_invoke_v1_invoke_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
