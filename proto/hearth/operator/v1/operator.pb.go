@@ -91,6 +91,67 @@ func (InstanceState) EnumDescriptor() ([]byte, []int) {
 	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{0}
 }
 
+// LogSource is who wrote a line.
+type LogSource int32
+
+const (
+	// Not known.
+	LogSource_LOG_SOURCE_UNSPECIFIED LogSource = 0
+	// The function, to its standard output.
+	LogSource_LOG_SOURCE_STDOUT LogSource = 1
+	// The function, to its standard error.
+	LogSource_LOG_SOURCE_STDERR LogSource = 2
+	// An extension.
+	LogSource_LOG_SOURCE_EXTENSION LogSource = 3
+	// The platform: when an invoke or an initialisation begins and ends.
+	LogSource_LOG_SOURCE_PLATFORM LogSource = 4
+)
+
+// Enum value maps for LogSource.
+var (
+	LogSource_name = map[int32]string{
+		0: "LOG_SOURCE_UNSPECIFIED",
+		1: "LOG_SOURCE_STDOUT",
+		2: "LOG_SOURCE_STDERR",
+		3: "LOG_SOURCE_EXTENSION",
+		4: "LOG_SOURCE_PLATFORM",
+	}
+	LogSource_value = map[string]int32{
+		"LOG_SOURCE_UNSPECIFIED": 0,
+		"LOG_SOURCE_STDOUT":      1,
+		"LOG_SOURCE_STDERR":      2,
+		"LOG_SOURCE_EXTENSION":   3,
+		"LOG_SOURCE_PLATFORM":    4,
+	}
+)
+
+func (x LogSource) Enum() *LogSource {
+	p := new(LogSource)
+	*p = x
+	return p
+}
+
+func (x LogSource) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LogSource) Descriptor() protoreflect.EnumDescriptor {
+	return file_hearth_operator_v1_operator_proto_enumTypes[1].Descriptor()
+}
+
+func (LogSource) Type() protoreflect.EnumType {
+	return &file_hearth_operator_v1_operator_proto_enumTypes[1]
+}
+
+func (x LogSource) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LogSource.Descriptor instead.
+func (LogSource) EnumDescriptor() ([]byte, []int) {
+	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{1}
+}
+
 // ListInstancesRequest narrows the list.
 type ListInstancesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -958,6 +1019,272 @@ func (x *CreateJoinTokenResponse) GetExpiresAt() *timestamppb.Timestamp {
 	return nil
 }
 
+// LogsRequest says which lines are wanted. Empty fields ask for any.
+type LogsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The function's name.
+	Function string `protobuf:"bytes,1,opt,name=function,proto3" json:"function,omitempty"`
+	// Only this version.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Only this execution environment.
+	Environment string `protobuf:"bytes,3,opt,name=environment,proto3" json:"environment,omitempty"`
+	// Only lines that belong to this request.
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Only lines from then on.
+	Since *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	// Only the last so many of those that are kept; absent means all. With follow,
+	// 0 means only those that come.
+	Tail *int64 `protobuf:"varint,6,opt,name=tail,proto3,oneof" json:"tail,omitempty"`
+	// Go on with those that come, on instances that come, too.
+	Follow        bool `protobuf:"varint,7,opt,name=follow,proto3" json:"follow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogsRequest) Reset() {
+	*x = LogsRequest{}
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogsRequest) ProtoMessage() {}
+
+func (x *LogsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
+func (*LogsRequest) Descriptor() ([]byte, []int) {
+	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *LogsRequest) GetFunction() string {
+	if x != nil {
+		return x.Function
+	}
+	return ""
+}
+
+func (x *LogsRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *LogsRequest) GetEnvironment() string {
+	if x != nil {
+		return x.Environment
+	}
+	return ""
+}
+
+func (x *LogsRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *LogsRequest) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *LogsRequest) GetTail() int64 {
+	if x != nil && x.Tail != nil {
+		return *x.Tail
+	}
+	return 0
+}
+
+func (x *LogsRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
+}
+
+// LogsResponse is some lines.
+type LogsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The next lines, ordered by time. May be empty.
+	Lines []*LogLine `protobuf:"bytes,1,rep,name=lines,proto3" json:"lines,omitempty"`
+	// What is missing between these lines and those before, for people: for
+	// example, that an instance cannot be reached or lines were lost.
+	Notices       []string `protobuf:"bytes,2,rep,name=notices,proto3" json:"notices,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogsResponse) Reset() {
+	*x = LogsResponse{}
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogsResponse) ProtoMessage() {}
+
+func (x *LogsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
+func (*LogsResponse) Descriptor() ([]byte, []int) {
+	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *LogsResponse) GetLines() []*LogLine {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+func (x *LogsResponse) GetNotices() []string {
+	if x != nil {
+		return x.Notices
+	}
+	return nil
+}
+
+// LogLine is one line.
+type LogLine struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When its agent read it.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// The function's name.
+	Function string `protobuf:"bytes,2,opt,name=function,proto3" json:"function,omitempty"`
+	// The version.
+	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// The execution environment.
+	Environment string `protobuf:"bytes,4,opt,name=environment,proto3" json:"environment,omitempty"`
+	// The instance it ran on.
+	Instance string `protobuf:"bytes,5,opt,name=instance,proto3" json:"instance,omitempty"`
+	// The request it belongs to; empty when that is not known.
+	RequestId string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Who wrote it.
+	Source LogSource `protobuf:"varint,7,opt,name=source,proto3,enum=hearth.operator.v1.LogSource" json:"source,omitempty"`
+	// The line without its ending, at most 256 KiB, whatever the function printed.
+	Text          []byte `protobuf:"bytes,8,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogLine) Reset() {
+	*x = LogLine{}
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogLine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogLine) ProtoMessage() {}
+
+func (x *LogLine) ProtoReflect() protoreflect.Message {
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
+func (*LogLine) Descriptor() ([]byte, []int) {
+	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *LogLine) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *LogLine) GetFunction() string {
+	if x != nil {
+		return x.Function
+	}
+	return ""
+}
+
+func (x *LogLine) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *LogLine) GetEnvironment() string {
+	if x != nil {
+		return x.Environment
+	}
+	return ""
+}
+
+func (x *LogLine) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *LogLine) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *LogLine) GetSource() LogSource {
+	if x != nil {
+		return x.Source
+	}
+	return LogSource_LOG_SOURCE_UNSPECIFIED
+}
+
+func (x *LogLine) GetText() []byte {
+	if x != nil {
+		return x.Text
+	}
+	return nil
+}
+
 var File_hearth_operator_v1_operator_proto protoreflect.FileDescriptor
 
 const file_hearth_operator_v1_operator_proto_rawDesc = "" +
@@ -1026,20 +1353,50 @@ const file_hearth_operator_v1_operator_proto_rawDesc = "" +
 	"\x17CreateJoinTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x129\n" +
 	"\n" +
-	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt*\xc1\x01\n" +
+	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\xf0\x01\n" +
+	"\vLogsRequest\x12\x1a\n" +
+	"\bfunction\x18\x01 \x01(\tR\bfunction\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12 \n" +
+	"\venvironment\x18\x03 \x01(\tR\venvironment\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x120\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x17\n" +
+	"\x04tail\x18\x06 \x01(\x03H\x00R\x04tail\x88\x01\x01\x12\x16\n" +
+	"\x06follow\x18\a \x01(\bR\x06followB\a\n" +
+	"\x05_tail\"[\n" +
+	"\fLogsResponse\x121\n" +
+	"\x05lines\x18\x01 \x03(\v2\x1b.hearth.operator.v1.LogLineR\x05lines\x12\x18\n" +
+	"\anotices\x18\x02 \x03(\tR\anotices\"\x97\x02\n" +
+	"\aLogLine\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1a\n" +
+	"\bfunction\x18\x02 \x01(\tR\bfunction\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12 \n" +
+	"\venvironment\x18\x04 \x01(\tR\venvironment\x12\x1a\n" +
+	"\binstance\x18\x05 \x01(\tR\binstance\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x06 \x01(\tR\trequestId\x125\n" +
+	"\x06source\x18\a \x01(\x0e2\x1d.hearth.operator.v1.LogSourceR\x06source\x12\x12\n" +
+	"\x04text\x18\b \x01(\fR\x04text*\xc1\x01\n" +
 	"\rInstanceState\x12\x1e\n" +
 	"\x1aINSTANCE_STATE_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18INSTANCE_STATE_LAUNCHING\x10\x01\x12\x1a\n" +
 	"\x16INSTANCE_STATE_RUNNING\x10\x02\x12\x19\n" +
 	"\x15INSTANCE_STATE_SILENT\x10\x03\x12\x1b\n" +
 	"\x17INSTANCE_STATE_DRAINING\x10\x04\x12\x1e\n" +
-	"\x1aINSTANCE_STATE_TERMINATING\x10\x052\xa4\x04\n" +
+	"\x1aINSTANCE_STATE_TERMINATING\x10\x05*\x88\x01\n" +
+	"\tLogSource\x12\x1a\n" +
+	"\x16LOG_SOURCE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11LOG_SOURCE_STDOUT\x10\x01\x12\x15\n" +
+	"\x11LOG_SOURCE_STDERR\x10\x02\x12\x18\n" +
+	"\x14LOG_SOURCE_EXTENSION\x10\x03\x12\x17\n" +
+	"\x13LOG_SOURCE_PLATFORM\x10\x042\xf1\x04\n" +
 	"\x0fOperatorService\x12d\n" +
 	"\rListInstances\x12(.hearth.operator.v1.ListInstancesRequest\x1a).hearth.operator.v1.ListInstancesResponse\x12m\n" +
 	"\x10ListEnvironments\x12+.hearth.operator.v1.ListEnvironmentsRequest\x1a,.hearth.operator.v1.ListEnvironmentsResponse\x12d\n" +
 	"\rDrainInstance\x12(.hearth.operator.v1.DrainInstanceRequest\x1a).hearth.operator.v1.DrainInstanceResponse\x12j\n" +
 	"\x0fUndrainInstance\x12*.hearth.operator.v1.UndrainInstanceRequest\x1a+.hearth.operator.v1.UndrainInstanceResponse\x12j\n" +
-	"\x0fCreateJoinToken\x12*.hearth.operator.v1.CreateJoinTokenRequest\x1a+.hearth.operator.v1.CreateJoinTokenResponseBFZDgithub.com/hearth-compute/hearth/proto/hearth/operator/v1;operatorv1b\x06proto3"
+	"\x0fCreateJoinToken\x12*.hearth.operator.v1.CreateJoinTokenRequest\x1a+.hearth.operator.v1.CreateJoinTokenResponse\x12K\n" +
+	"\x04Logs\x12\x1f.hearth.operator.v1.LogsRequest\x1a .hearth.operator.v1.LogsResponse0\x01BFZDgithub.com/hearth-compute/hearth/proto/hearth/operator/v1;operatorv1b\x06proto3"
 
 var (
 	file_hearth_operator_v1_operator_proto_rawDescOnce sync.Once
@@ -1053,49 +1410,59 @@ func file_hearth_operator_v1_operator_proto_rawDescGZIP() []byte {
 	return file_hearth_operator_v1_operator_proto_rawDescData
 }
 
-var file_hearth_operator_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hearth_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_hearth_operator_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_hearth_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_hearth_operator_v1_operator_proto_goTypes = []any{
 	(InstanceState)(0),               // 0: hearth.operator.v1.InstanceState
-	(*ListInstancesRequest)(nil),     // 1: hearth.operator.v1.ListInstancesRequest
-	(*ListInstancesResponse)(nil),    // 2: hearth.operator.v1.ListInstancesResponse
-	(*Instance)(nil),                 // 3: hearth.operator.v1.Instance
-	(*ListEnvironmentsRequest)(nil),  // 4: hearth.operator.v1.ListEnvironmentsRequest
-	(*ListEnvironmentsResponse)(nil), // 5: hearth.operator.v1.ListEnvironmentsResponse
-	(*Environment)(nil),              // 6: hearth.operator.v1.Environment
-	(*DrainInstanceRequest)(nil),     // 7: hearth.operator.v1.DrainInstanceRequest
-	(*DrainInstanceResponse)(nil),    // 8: hearth.operator.v1.DrainInstanceResponse
-	(*UndrainInstanceRequest)(nil),   // 9: hearth.operator.v1.UndrainInstanceRequest
-	(*UndrainInstanceResponse)(nil),  // 10: hearth.operator.v1.UndrainInstanceResponse
-	(*CreateJoinTokenRequest)(nil),   // 11: hearth.operator.v1.CreateJoinTokenRequest
-	(*CreateJoinTokenResponse)(nil),  // 12: hearth.operator.v1.CreateJoinTokenResponse
-	(*timestamppb.Timestamp)(nil),    // 13: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 14: google.protobuf.Duration
+	(LogSource)(0),                   // 1: hearth.operator.v1.LogSource
+	(*ListInstancesRequest)(nil),     // 2: hearth.operator.v1.ListInstancesRequest
+	(*ListInstancesResponse)(nil),    // 3: hearth.operator.v1.ListInstancesResponse
+	(*Instance)(nil),                 // 4: hearth.operator.v1.Instance
+	(*ListEnvironmentsRequest)(nil),  // 5: hearth.operator.v1.ListEnvironmentsRequest
+	(*ListEnvironmentsResponse)(nil), // 6: hearth.operator.v1.ListEnvironmentsResponse
+	(*Environment)(nil),              // 7: hearth.operator.v1.Environment
+	(*DrainInstanceRequest)(nil),     // 8: hearth.operator.v1.DrainInstanceRequest
+	(*DrainInstanceResponse)(nil),    // 9: hearth.operator.v1.DrainInstanceResponse
+	(*UndrainInstanceRequest)(nil),   // 10: hearth.operator.v1.UndrainInstanceRequest
+	(*UndrainInstanceResponse)(nil),  // 11: hearth.operator.v1.UndrainInstanceResponse
+	(*CreateJoinTokenRequest)(nil),   // 12: hearth.operator.v1.CreateJoinTokenRequest
+	(*CreateJoinTokenResponse)(nil),  // 13: hearth.operator.v1.CreateJoinTokenResponse
+	(*LogsRequest)(nil),              // 14: hearth.operator.v1.LogsRequest
+	(*LogsResponse)(nil),             // 15: hearth.operator.v1.LogsResponse
+	(*LogLine)(nil),                  // 16: hearth.operator.v1.LogLine
+	(*timestamppb.Timestamp)(nil),    // 17: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 18: google.protobuf.Duration
 }
 var file_hearth_operator_v1_operator_proto_depIdxs = []int32{
-	3,  // 0: hearth.operator.v1.ListInstancesResponse.instances:type_name -> hearth.operator.v1.Instance
+	4,  // 0: hearth.operator.v1.ListInstancesResponse.instances:type_name -> hearth.operator.v1.Instance
 	0,  // 1: hearth.operator.v1.Instance.state:type_name -> hearth.operator.v1.InstanceState
-	13, // 2: hearth.operator.v1.Instance.created_at:type_name -> google.protobuf.Timestamp
-	13, // 3: hearth.operator.v1.Instance.heard_at:type_name -> google.protobuf.Timestamp
-	6,  // 4: hearth.operator.v1.ListEnvironmentsResponse.environments:type_name -> hearth.operator.v1.Environment
-	13, // 5: hearth.operator.v1.Environment.since:type_name -> google.protobuf.Timestamp
-	14, // 6: hearth.operator.v1.CreateJoinTokenRequest.valid_for:type_name -> google.protobuf.Duration
-	13, // 7: hearth.operator.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	1,  // 8: hearth.operator.v1.OperatorService.ListInstances:input_type -> hearth.operator.v1.ListInstancesRequest
-	4,  // 9: hearth.operator.v1.OperatorService.ListEnvironments:input_type -> hearth.operator.v1.ListEnvironmentsRequest
-	7,  // 10: hearth.operator.v1.OperatorService.DrainInstance:input_type -> hearth.operator.v1.DrainInstanceRequest
-	9,  // 11: hearth.operator.v1.OperatorService.UndrainInstance:input_type -> hearth.operator.v1.UndrainInstanceRequest
-	11, // 12: hearth.operator.v1.OperatorService.CreateJoinToken:input_type -> hearth.operator.v1.CreateJoinTokenRequest
-	2,  // 13: hearth.operator.v1.OperatorService.ListInstances:output_type -> hearth.operator.v1.ListInstancesResponse
-	5,  // 14: hearth.operator.v1.OperatorService.ListEnvironments:output_type -> hearth.operator.v1.ListEnvironmentsResponse
-	8,  // 15: hearth.operator.v1.OperatorService.DrainInstance:output_type -> hearth.operator.v1.DrainInstanceResponse
-	10, // 16: hearth.operator.v1.OperatorService.UndrainInstance:output_type -> hearth.operator.v1.UndrainInstanceResponse
-	12, // 17: hearth.operator.v1.OperatorService.CreateJoinToken:output_type -> hearth.operator.v1.CreateJoinTokenResponse
-	13, // [13:18] is the sub-list for method output_type
-	8,  // [8:13] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	17, // 2: hearth.operator.v1.Instance.created_at:type_name -> google.protobuf.Timestamp
+	17, // 3: hearth.operator.v1.Instance.heard_at:type_name -> google.protobuf.Timestamp
+	7,  // 4: hearth.operator.v1.ListEnvironmentsResponse.environments:type_name -> hearth.operator.v1.Environment
+	17, // 5: hearth.operator.v1.Environment.since:type_name -> google.protobuf.Timestamp
+	18, // 6: hearth.operator.v1.CreateJoinTokenRequest.valid_for:type_name -> google.protobuf.Duration
+	17, // 7: hearth.operator.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	17, // 8: hearth.operator.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	16, // 9: hearth.operator.v1.LogsResponse.lines:type_name -> hearth.operator.v1.LogLine
+	17, // 10: hearth.operator.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	1,  // 11: hearth.operator.v1.LogLine.source:type_name -> hearth.operator.v1.LogSource
+	2,  // 12: hearth.operator.v1.OperatorService.ListInstances:input_type -> hearth.operator.v1.ListInstancesRequest
+	5,  // 13: hearth.operator.v1.OperatorService.ListEnvironments:input_type -> hearth.operator.v1.ListEnvironmentsRequest
+	8,  // 14: hearth.operator.v1.OperatorService.DrainInstance:input_type -> hearth.operator.v1.DrainInstanceRequest
+	10, // 15: hearth.operator.v1.OperatorService.UndrainInstance:input_type -> hearth.operator.v1.UndrainInstanceRequest
+	12, // 16: hearth.operator.v1.OperatorService.CreateJoinToken:input_type -> hearth.operator.v1.CreateJoinTokenRequest
+	14, // 17: hearth.operator.v1.OperatorService.Logs:input_type -> hearth.operator.v1.LogsRequest
+	3,  // 18: hearth.operator.v1.OperatorService.ListInstances:output_type -> hearth.operator.v1.ListInstancesResponse
+	6,  // 19: hearth.operator.v1.OperatorService.ListEnvironments:output_type -> hearth.operator.v1.ListEnvironmentsResponse
+	9,  // 20: hearth.operator.v1.OperatorService.DrainInstance:output_type -> hearth.operator.v1.DrainInstanceResponse
+	11, // 21: hearth.operator.v1.OperatorService.UndrainInstance:output_type -> hearth.operator.v1.UndrainInstanceResponse
+	13, // 22: hearth.operator.v1.OperatorService.CreateJoinToken:output_type -> hearth.operator.v1.CreateJoinTokenResponse
+	15, // 23: hearth.operator.v1.OperatorService.Logs:output_type -> hearth.operator.v1.LogsResponse
+	18, // [18:24] is the sub-list for method output_type
+	12, // [12:18] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_hearth_operator_v1_operator_proto_init() }
@@ -1103,13 +1470,14 @@ func file_hearth_operator_v1_operator_proto_init() {
 	if File_hearth_operator_v1_operator_proto != nil {
 		return
 	}
+	file_hearth_operator_v1_operator_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hearth_operator_v1_operator_proto_rawDesc), len(file_hearth_operator_v1_operator_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   12,
+			NumEnums:      2,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,6 +27,7 @@ const (
 	OperatorService_DrainInstance_FullMethodName    = "/hearth.operator.v1.OperatorService/DrainInstance"
 	OperatorService_UndrainInstance_FullMethodName  = "/hearth.operator.v1.OperatorService/UndrainInstance"
 	OperatorService_CreateJoinToken_FullMethodName  = "/hearth.operator.v1.OperatorService/CreateJoinToken"
+	OperatorService_Logs_FullMethodName             = "/hearth.operator.v1.OperatorService/Logs"
 )
 
 // OperatorServiceClient is the client API for OperatorService service.
@@ -49,6 +50,11 @@ type OperatorServiceClient interface {
 	// CreateJoinToken makes a token with which a host joins a capacity provider.
 	// Errors: NOT_FOUND when the provider does not exist; INVALID_ARGUMENT.
 	CreateJoinToken(ctx context.Context, in *CreateJoinTokenRequest, opts ...grpc.CallOption) (*CreateJoinTokenResponse, error)
+	// Logs sends what a function printed, on whichever instances, ordered by time,
+	// and with follow what it prints until the caller leaves. Lines are kept on the
+	// instances, those of environments that ended too, until newer ones need the
+	// room. Errors: INVALID_ARGUMENT.
+	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogsResponse], error)
 }
 
 type operatorServiceClient struct {
@@ -109,6 +115,25 @@ func (c *operatorServiceClient) CreateJoinToken(ctx context.Context, in *CreateJ
 	return out, nil
 }
 
+func (c *operatorServiceClient) Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &OperatorService_ServiceDesc.Streams[0], OperatorService_Logs_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[LogsRequest, LogsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type OperatorService_LogsClient = grpc.ServerStreamingClient[LogsResponse]
+
 // OperatorServiceServer is the server API for OperatorService service.
 // All implementations must embed UnimplementedOperatorServiceServer
 // for forward compatibility.
@@ -129,6 +154,11 @@ type OperatorServiceServer interface {
 	// CreateJoinToken makes a token with which a host joins a capacity provider.
 	// Errors: NOT_FOUND when the provider does not exist; INVALID_ARGUMENT.
 	CreateJoinToken(context.Context, *CreateJoinTokenRequest) (*CreateJoinTokenResponse, error)
+	// Logs sends what a function printed, on whichever instances, ordered by time,
+	// and with follow what it prints until the caller leaves. Lines are kept on the
+	// instances, those of environments that ended too, until newer ones need the
+	// room. Errors: INVALID_ARGUMENT.
+	Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error
 	mustEmbedUnimplementedOperatorServiceServer()
 }
 
@@ -153,6 +183,9 @@ func (UnimplementedOperatorServiceServer) UndrainInstance(context.Context, *Undr
 }
 func (UnimplementedOperatorServiceServer) CreateJoinToken(context.Context, *CreateJoinTokenRequest) (*CreateJoinTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateJoinToken not implemented")
+}
+func (UnimplementedOperatorServiceServer) Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error {
+	return status.Error(codes.Unimplemented, "method Logs not implemented")
 }
 func (UnimplementedOperatorServiceServer) mustEmbedUnimplementedOperatorServiceServer() {}
 func (UnimplementedOperatorServiceServer) testEmbeddedByValue()                         {}
@@ -265,6 +298,17 @@ func _OperatorService_CreateJoinToken_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _OperatorService_Logs_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(LogsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(OperatorServiceServer).Logs(m, &grpc.GenericServerStream[LogsRequest, LogsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type OperatorService_LogsServer = grpc.ServerStreamingServer[LogsResponse]
+
 // OperatorService_ServiceDesc is the grpc.ServiceDesc for OperatorService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -293,6 +337,12 @@ var OperatorService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _OperatorService_CreateJoinToken_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Logs",
+			Handler:       _OperatorService_Logs_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "hearth/operator/v1/operator.proto",
 }
