@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/hearth-compute/hearth/agent"
+	"github.com/hearth-compute/hearth/metrics"
 )
 
 // Config is everything an agent can be told. Each field is one flag of
@@ -63,6 +64,9 @@ type Config struct {
 	// DrainTimeout bounds how long invokes may run on after the agent was asked
 	// to stop. --drain-timeout
 	DrainTimeout time.Duration
+	// OTLPEndpoint is the collector that gets spans and functions' logs,
+	// http://HOST:PORT or https://HOST:PORT; empty means none. --otlp-endpoint
+	OTLPEndpoint string
 
 	// Version is what the agent reports as its own.
 	Version string
@@ -85,6 +89,9 @@ func (c Config) validateMachine() error {
 		if l.address != "" && !loopback(l.address) {
 			errs = append(errs, fmt.Errorf("%s %q: must be HOST:PORT on a loopback address", l.flag, l.address))
 		}
+	}
+	if err := metrics.CheckOTLP(c.OTLPEndpoint); err != nil {
+		errs = append(errs, fmt.Errorf("--otlp-endpoint: %w", err))
 	}
 	return errors.Join(errs...)
 }

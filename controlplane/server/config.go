@@ -7,12 +7,14 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"time"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/hearth-compute/hearth/controlplane"
 	"github.com/hearth-compute/hearth/controlplane/bucket"
 	"github.com/hearth-compute/hearth/controlplane/lambdaapi"
+	"github.com/hearth-compute/hearth/metrics"
 )
 
 // Config is everything hearth-control can be told. Fields say their flag.
@@ -47,7 +49,16 @@ type Config struct {
 	// CodeBuckets are the URLs of buckets of functions' code by name, those that
 	// are not buckets of that name in S3 (--code-bucket).
 	CodeBuckets map[string]string
-	Local       LocalConfig
+	// OTLPEndpoint is the collector spans are sent to, by local agents too; empty
+	// means none (--otlp-endpoint).
+	OTLPEndpoint string
+	// TraceRatio is the share of invokes that are traced when their caller does
+	// not say (--trace-ratio).
+	TraceRatio float64
+	// InvokeWait is how long an invoke that finds no room waits for it at most; 0
+	// means not at all (--invoke-wait).
+	InvokeWait time.Duration
+	Local      LocalConfig
 	// Version of this build.
 	Version string
 	// Environ is passed to local agents.
@@ -79,12 +90,17 @@ func Default() Config {
 		Fleet:          "local",
 		AccountID:      "123456789012",
 		Region:         "us-east-1",
+		TraceRatio:     0.05,
+		InvokeWait:     100 * time.Millisecond,
 		Local: LocalConfig{
 			VCPU: 2, Memory: 8 << 30, MaxInstances: 8,
 			SubnetPool: "10.201.0.0/16", ContainerdAddress: "/run/containerd/containerd.sock",
 		},
 	}
 }
+
+// maxInvokeWait bounds InvokeWait: who waits longer waits for a scaler.
+const maxInvokeWait = 10 * time.Second
 
 // The bounds of local instances.
 const (
@@ -116,6 +132,7 @@ func (c *Config) Validate() error {
 		fault("default-capacity-provider", "%q is not the name of a capacity provider", c.DefaultProvider)
 	}
 	c.validateSources(fault)
+	c.validateInvokes(fault)
 	if c.Fleet == "local" {
 		c.Local.validate(fault)
 	}
@@ -133,6 +150,19 @@ func (c *Config) validateSources(fault func(flag, format string, args ...any)) {
 		if err := bucket.Check(at); err != nil {
 			fault("code-bucket", "%s: %v", name, err)
 		}
+	}
+}
+
+// validateInvokes checks what concerns invokes on their way.
+func (c *Config) validateInvokes(fault func(flag, format string, args ...any)) {
+	if err := metrics.CheckOTLP(c.OTLPEndpoint); err != nil {
+		fault("otlp-endpoint", "%v", err)
+	}
+	if !(c.TraceRatio >= 0 && c.TraceRatio <= 1) { // NaN is neither
+		fault("trace-ratio", "%v is not between 0 and 1", c.TraceRatio)
+	}
+	if c.InvokeWait < 0 || c.InvokeWait > maxInvokeWait {
+		fault("invoke-wait", "%v is not between 0 and %v", c.InvokeWait, maxInvokeWait)
 	}
 }
 

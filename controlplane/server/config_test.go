@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"strings"
 	"testing"
@@ -45,6 +46,11 @@ func TestEachMistakeNamesItsFlag(t *testing.T) {
 		{"--body-memory", func(c *server.Config) { c.BodyMemory = 1 << 20 }},
 		{"--code-bucket", func(c *server.Config) { c.CodeBuckets = map[string]string{"code": "/srv/code"} }},
 		{"--runtime-image", func(c *server.Config) { c.RuntimeImages = map[string]string{"x": ""} }},
+		{"--otlp-endpoint", func(c *server.Config) { c.OTLPEndpoint = "collector:4317" }},
+		{"--trace-ratio", func(c *server.Config) { c.TraceRatio = math.NaN() }},
+		{"--trace-ratio", func(c *server.Config) { c.TraceRatio = 1.1 }},
+		{"--invoke-wait", func(c *server.Config) { c.InvokeWait = -1 }},
+		{"--invoke-wait", func(c *server.Config) { c.InvokeWait = time.Minute }},
 		{"--local-instance-vcpu", func(c *server.Config) { c.Local.VCPU = 0 }},
 		{"--local-instance-memory", func(c *server.Config) { c.Local.Memory = 1 }},
 		{"--local-max-instances", func(c *server.Config) { c.Local.MaxInstances = 0 }}, // the fleet would take it for its default

@@ -63,10 +63,14 @@ func newLocal(s *Server, cfg Config, agentAddr string) (*local.Fleet, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--local-subnet-pool: %w", err)
 	}
+	var args []string
+	if cfg.OTLPEndpoint != "" {
+		args = []string{"--otlp-endpoint", cfg.OTLPEndpoint}
+	}
 	return local.New(local.Config{
 		DataDir: cfg.DataDir, Control: agentAddr, ContainerdAddress: cfg.Local.ContainerdAddress,
 		SubnetPool: pool, MaxInstances: cfg.Local.MaxInstances, Region: cfg.Region,
-		Environ: cfg.Environ, Logger: s.log.With("part", "fleet"),
+		AgentArgs: args, Environ: cfg.Environ, Logger: s.log.With("part", "fleet"),
 	})
 }
 
