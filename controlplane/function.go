@@ -188,6 +188,8 @@ type Config struct {
 	MaxConcurrency int
 	// GiBPerVCPU is ExecutionEnvironmentMemoryGiBPerVCpu; 0 means the default, 2.
 	GiBPerVCPU float64
+	// Layers are merged at /opt in this order, at most 5. None for images.
+	Layers []AttachedLayer
 }
 
 // ImageConfig overrides what an image says. Empty members are not overridden.
@@ -241,6 +243,8 @@ type Code struct {
 	// SHA256 of the archive, lower-case hexadecimal; Size in bytes. Zero for images.
 	SHA256 string
 	Size   Bytes
+	// Unpacked is what the files of the archive have in bytes; 0 means not known.
+	Unpacked Bytes
 	// Image is the reference of a function packaged as an image, as given.
 	Image string
 	// Resolved is Image by digest, if it could be found out; environments run it.

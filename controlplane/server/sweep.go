@@ -40,7 +40,8 @@ func (s *Server) sweepCode(ctx context.Context) error {
 	}
 }
 
-// usedCode is the code of every version, and of what serves for it.
+// usedCode is the code and the layers of every version, and of what serves for
+// it, and every version of a layer.
 func (s *Server) usedCode(ctx context.Context) (map[string]bool, error) {
 	used := map[string]bool{}
 	err := s.db.View(ctx, func(r store.Reader) error {
@@ -51,6 +52,13 @@ func (s *Server) usedCode(ctx context.Context) (map[string]bool, error) {
 		versions, err := r.Versions("")
 		if err != nil {
 			return err
+		}
+		layers, err := r.LayerVersions("")
+		if err != nil {
+			return err
+		}
+		for i := range layers {
+			used[layers[i].Code.SHA256] = true
 		}
 		for i := range functions {
 			use(used, &functions[i].Latest)
@@ -64,8 +72,14 @@ func (s *Server) usedCode(ctx context.Context) (map[string]bool, error) {
 }
 
 func use(used map[string]bool, v *controlplane.Version) {
-	used[v.Code.SHA256] = true
+	publications := []controlplane.Publication{v.Publication()}
 	if v.Serving != nil {
-		used[v.Serving.Code.SHA256] = true
+		publications = append(publications, *v.Serving)
+	}
+	for _, p := range publications {
+		used[p.Code.SHA256] = true
+		for _, l := range p.Config.Layers {
+			used[l.Code.SHA256] = true
+		}
 	}
 }

@@ -23,11 +23,24 @@ type agentState struct {
 	desired *agentv1.DesiredSet
 	// archives are the code archives desired uses.
 	archives map[string]bool
+	// roles are the execution roles it needs, each with a name for its session.
+	roles map[string]string
+}
+
+// nudgeLocked says that the agent should hear something new.
+func (a *agentState) nudgeLocked() {
+	if a.session == nil {
+		return
+	}
+	select {
+	case a.session.nudge <- struct{}{}:
+	default:
+	}
 }
 
 // session is one stream.
 type session struct {
-	// nudge says that desired changed; capacity 1: a fact, not data.
+	// nudge says that desired or credentials changed; capacity 1: a fact, not data.
 	nudge chan struct{}
 	end   context.CancelCauseFunc
 }
@@ -171,14 +184,22 @@ func listen(ctx context.Context, quiet *time.Timer, heard <-chan struct{}, ended
 	}
 }
 
-// send sends the desired set whenever it changed.
+// send sends the desired set whenever it changed, and before it the credentials
+// it needs.
 func (s *Server) send(ctx context.Context, id controlplane.InstanceID, sess *session, stream agentv1.AgentService_SessionServer) error {
+	var last *agentv1.DesiredSet
+	credentials := ledger{}
 	for {
-		if set := s.desiredFor(id); set != nil {
+		set := s.desiredFor(id)
+		if err := s.sendCredentials(set, credentials, stream); err != nil {
+			return err
+		}
+		if set != nil && set != last {
 			err := stream.Send(&agentv1.SessionResponse{Message: &agentv1.SessionResponse_DesiredSet{DesiredSet: set}})
 			if err != nil {
 				return err
 			}
+			last = set
 		}
 		select {
 		case <-ctx.Done():
@@ -249,6 +270,14 @@ func (s *Server) Heard() []Heard {
 // ignored.
 func (s *Server) Desire(id controlplane.InstanceID, set controlplane.DesiredSet) {
 	msg := toDesiredSet(set)
+	s.withhold(msg)
+	if s.desire(id, msg) && s.cfg.Credentials != nil {
+		s.cfg.Credentials.Nudge()
+	}
+}
+
+// desire reports whether the set is newer than the last.
+func (s *Server) desire(id controlplane.InstanceID, msg *agentv1.DesiredSet) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a := s.agents[id]
@@ -257,15 +286,11 @@ func (s *Server) Desire(id controlplane.InstanceID, set controlplane.DesiredSet)
 		s.agents[id] = a
 	}
 	if d := a.desired; d != nil && (d.GetEpoch() > msg.GetEpoch() || d.GetEpoch() == msg.GetEpoch() && d.GetGeneration() >= msg.GetGeneration()) {
-		return
+		return false
 	}
-	a.desired, a.archives = msg, archivesOf(msg)
-	if a.session != nil {
-		select {
-		case a.session.nudge <- struct{}{}:
-		default:
-		}
-	}
+	a.desired, a.archives, a.roles = msg, archivesOf(msg), rolesOf(msg)
+	a.nudgeLocked()
+	return true
 }
 
 // Forget drops what is known of an instance that no longer exists, and ends
@@ -305,6 +330,9 @@ func archivesOf(set *agentv1.DesiredSet) map[string]bool {
 	for _, e := range set.GetEnvironments() {
 		if c := e.GetAssignment().GetCode(); c != nil {
 			archives[c.GetSha256()] = true
+		}
+		for _, l := range e.GetAssignment().GetLayers() {
+			archives[l.GetSha256()] = true
 		}
 	}
 	return archives

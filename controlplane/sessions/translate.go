@@ -170,6 +170,9 @@ func toAssignment(a *controlplane.Assignment) *agentv1.Assignment {
 	if a.Code.SHA256 != "" {
 		out.Code = &agentv1.Code{Sha256: a.Code.SHA256, SizeBytes: int64(a.Code.Size)}
 	}
+	for _, l := range a.Config.Layers {
+		out.Layers = append(out.Layers, &agentv1.Code{Sha256: l.Code.SHA256, SizeBytes: int64(l.Code.Size)})
+	}
 	return out
 }
 
@@ -198,6 +201,9 @@ func fromAssignment(a *agentv1.Assignment) controlplane.Assignment {
 			EntryPoint: c.GetEntryPoint(), Command: c.GetCommand(), WorkingDirectory: c.GetWorkingDirectory(),
 		}
 	}
+	for _, l := range a.GetLayers() {
+		cfg.Layers = append(cfg.Layers, controlplane.AttachedLayer{Code: fromCode(l)})
+	}
 	if size.CPU > 0 {
 		cfg.GiBPerVCPU = float64(cfg.MemoryMB) / 1024 / (float64(size.CPU) / 1000)
 	}
@@ -212,7 +218,11 @@ func fromAssignment(a *agentv1.Assignment) controlplane.Assignment {
 		Publication: controlplane.Publication{
 			Revision: controlplane.Revision(a.GetRevision()),
 			Config:   cfg,
-			Code:     controlplane.Code{SHA256: a.GetCode().GetSha256(), Size: controlplane.Bytes(amount(a.GetCode().GetSizeBytes(), maxAmount))},
+			Code:     fromCode(a.GetCode()),
 		},
 	}
+}
+
+func fromCode(c *agentv1.Code) controlplane.Code {
+	return controlplane.Code{SHA256: c.GetSha256(), Size: controlplane.Bytes(amount(c.GetSizeBytes(), maxAmount))}
 }

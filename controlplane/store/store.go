@@ -1,5 +1,5 @@
 // Package store keeps what users asked for: capacity providers, functions,
-// versions, the instances asked of a fleet, join tokens and the leadership
+// versions, layers, the instances asked of a fleet, join tokens and the leadership
 // epoch. [DB] is the seam; sqlite is the default driver. The suite in storetest
 // holds for every driver.
 //
@@ -50,6 +50,12 @@ type Reader interface {
 	// Aliases lists the aliases of a function by name; an empty name means of all
 	// functions.
 	Aliases(controlplane.FunctionName) ([]controlplane.Alias, error)
+	Layer(controlplane.LayerName) (controlplane.Layer, error)
+	Layers() ([]controlplane.Layer, error)
+	LayerVersion(controlplane.LayerName, int64) (controlplane.LayerVersion, error)
+	// LayerVersions lists the versions of a layer, numbers ascending; an empty name
+	// means of all layers.
+	LayerVersions(controlplane.LayerName) ([]controlplane.LayerVersion, error)
 	Instance(controlplane.InstanceID) (controlplane.Instance, error)
 	Instances() ([]controlplane.Instance, error)
 	JoinToken(id string) (JoinToken, error)
@@ -71,6 +77,9 @@ type Writer interface {
 	DeleteVersion(controlplane.FunctionName, controlplane.Qualifier) error
 	PutAlias(controlplane.Alias) error
 	DeleteAlias(controlplane.FunctionName, controlplane.Qualifier) error
+	PutLayer(controlplane.Layer) error
+	PutLayerVersion(controlplane.LayerVersion) error
+	DeleteLayerVersion(controlplane.LayerName, int64) error
 	PutInstance(controlplane.Instance) error
 	DeleteInstance(controlplane.InstanceID) error
 	PutJoinToken(JoinToken) error

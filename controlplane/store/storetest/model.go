@@ -25,7 +25,15 @@ type model struct {
 	versions  map[versionKey]controlplane.Version
 	aliases   map[versionKey]controlplane.Alias
 	instances map[controlplane.InstanceID]controlplane.Instance
-	epoch     uint64
+	layers    map[controlplane.LayerName]controlplane.Layer
+	// layerVersions are by layer and number.
+	layerVersions map[layerKey]controlplane.LayerVersion
+	epoch         uint64
+}
+
+type layerKey struct {
+	layer  controlplane.LayerName
+	number int64
 }
 
 type versionKey struct {
@@ -40,6 +48,8 @@ func newModel() model {
 		map[versionKey]controlplane.Version{},
 		map[versionKey]controlplane.Alias{},
 		map[controlplane.InstanceID]controlplane.Instance{},
+		map[controlplane.LayerName]controlplane.Layer{},
+		map[layerKey]controlplane.LayerVersion{},
 		0,
 	}
 }
@@ -47,7 +57,7 @@ func newModel() model {
 func (m model) clone() model {
 	return model{
 		maps.Clone(m.providers), maps.Clone(m.functions), maps.Clone(m.versions), maps.Clone(m.aliases),
-		maps.Clone(m.instances), m.epoch,
+		maps.Clone(m.instances), maps.Clone(m.layers), maps.Clone(m.layerVersions), m.epoch,
 	}
 }
 
@@ -66,10 +76,14 @@ func (m model) contents() contents {
 	byAlias := func(a, b controlplane.Alias) int {
 		return cmp.Or(cmp.Compare(a.Function, b.Function), cmp.Compare(a.Name, b.Name))
 	}
+	byLayer := func(a, b controlplane.LayerVersion) int {
+		return cmp.Or(cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.Number, b.Number))
+	}
 	return contents{
 		Providers: sorted(m.providers), Functions: sorted(m.functions),
-		Versions:  slices.SortedFunc(maps.Values(m.versions), byVersion),
-		Aliases:   slices.SortedFunc(maps.Values(m.aliases), byAlias),
+		Versions: slices.SortedFunc(maps.Values(m.versions), byVersion),
+		Aliases:  slices.SortedFunc(maps.Values(m.aliases), byAlias),
+		Layers:   sorted(m.layers), LayerVersions: slices.SortedFunc(maps.Values(m.layerVersions), byLayer),
 		Instances: sorted(m.instances), Epoch: m.epoch,
 	}
 }
@@ -99,6 +113,9 @@ func drawOp(t *rapid.T) op {
 	version := controlplane.Version{Function: function.Name, Qualifier: q, Reason: strconv.Itoa(n)}
 	instance := controlplane.Instance{ID: controlplane.InstanceID(name), Architecture: strconv.Itoa(n)}
 	alias := controlplane.Alias{Function: function.Name, Name: controlplane.Qualifier("live" + name), Version: q, Weight: float64(n) / 10}
+	layer := controlplane.Layer{Name: controlplane.LayerName(name), NextNumber: int64(n)}
+	layerVersion := controlplane.LayerVersion{Layer: layer.Name, Number: int64(n), Description: string(q)}
+	numbered := layerKey{layer.Name, int64(n)}
 	key, aliasKey := versionKey{function.Name, q}, versionKey{function.Name, alias.Name}
 	return rapid.SampledFrom([]op{
 		{func(m *model) { m.providers[provider.Name] = provider }, func(w store.Writer) error { return w.PutProvider(provider) }},
@@ -115,6 +132,9 @@ func drawOp(t *rapid.T) op {
 		{func(m *model) { delete(m.aliases, aliasKey) }, func(w store.Writer) error { return w.DeleteAlias(function.Name, alias.Name) }},
 		{func(m *model) { m.instances[instance.ID] = instance }, func(w store.Writer) error { return w.PutInstance(instance) }},
 		{func(m *model) { delete(m.instances, instance.ID) }, func(w store.Writer) error { return w.DeleteInstance(instance.ID) }},
+		{func(m *model) { m.layers[layer.Name] = layer }, func(w store.Writer) error { return w.PutLayer(layer) }},
+		{func(m *model) { m.layerVersions[numbered] = layerVersion }, func(w store.Writer) error { return w.PutLayerVersion(layerVersion) }},
+		{func(m *model) { delete(m.layerVersions, numbered) }, func(w store.Writer) error { return w.DeleteLayerVersion(layer.Name, int64(n)) }},
 		{func(m *model) { m.epoch++ }, func(w store.Writer) error {
 			_, err := w.NextEpoch()
 			return err

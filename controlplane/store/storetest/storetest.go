@@ -32,6 +32,7 @@ func Run(t *testing.T, open Open) {
 		{"lists are ordered", testOrder},
 		{"what is not there is not found and deletes of it pass", testNotFound},
 		{"deleting a function deletes its versions", testDeleteFunction},
+		{"versions of layers are ordered by number and replaced", testLayers},
 		{"a version needs a number or $LATEST.PUBLISHED", testQualifier},
 		{"epochs count up", testEpoch},
 		{"invariant 1: a reopened store has everything", testReopen},
@@ -84,18 +85,23 @@ type contents struct {
 	Functions []controlplane.Function
 	Versions  []controlplane.Version
 	Aliases   []controlplane.Alias
-	Instances []controlplane.Instance
-	Epoch     uint64
+	Layers    []controlplane.Layer
+	// LayerVersions are those of all layers.
+	LayerVersions []controlplane.LayerVersion
+	Instances     []controlplane.Instance
+	Epoch         uint64
 }
 
 func read(r store.Reader) (c contents, err error) {
-	var errs [6]error
+	var errs [8]error
 	c.Providers, errs[0] = r.Providers()
 	c.Functions, errs[1] = r.Functions()
 	c.Versions, errs[2] = r.Versions("")
 	c.Instances, errs[3] = r.Instances()
 	c.Epoch, errs[4] = r.Epoch()
 	c.Aliases, errs[5] = r.Aliases("")
+	c.Layers, errs[6] = r.Layers()
+	c.LayerVersions, errs[7] = r.LayerVersions("")
 	return c, errors.Join(errs[:]...)
 }
 
@@ -110,7 +116,8 @@ func snapshot(t *testing.T, db store.DB) (c contents) {
 
 func testEmpty(t *testing.T, open Open) {
 	c := snapshot(t, fresh(t, open))
-	if n := len(c.Providers) + len(c.Functions) + len(c.Versions) + len(c.Aliases) + len(c.Instances); n != 0 || c.Epoch != 0 {
+	layers := len(c.Layers) + len(c.LayerVersions)
+	if n := len(c.Providers) + len(c.Functions) + len(c.Versions) + len(c.Aliases) + len(c.Instances) + layers; n != 0 || c.Epoch != 0 {
 		t.Errorf("a new store has %+v", c)
 	}
 }
@@ -151,7 +158,7 @@ func testRoundTrip(t *testing.T, open Open) {
 		if diff := cmp.Diff(want.Instances[0], in); diff != "" {
 			t.Errorf("instance differs (-put +read):\n%s", diff)
 		}
-		return errors.Join(err1, err2, err3, err4, err5, err6)
+		return errors.Join(err1, err2, err3, err4, err5, err6, layersEqual(t, r, want))
 	})
 }
 
@@ -229,7 +236,9 @@ func testNotFound(t *testing.T, open Open) {
 		_, err4 := r.JoinToken("none")
 		_, err5 := r.Instance("none")
 		_, err6 := r.Alias("none", "live")
-		for i, err := range []error{err1, err2, err3, err4, err5, err6} {
+		_, err7 := r.Layer("none")
+		_, err8 := r.LayerVersion("none", 1)
+		for i, err := range []error{err1, err2, err3, err4, err5, err6, err7, err8} {
 			if !errdefs.IsNotFound(err) {
 				t.Errorf("getter %d: error %v, want NotFound", i, err)
 			}
@@ -242,7 +251,8 @@ func testNotFound(t *testing.T, open Open) {
 	update(t, db, func(w store.Writer) error {
 		check(w)
 		return errors.Join(w.DeleteProvider("none"), w.DeleteFunction("none"), w.DeleteVersion("none", "1"),
-			w.DeleteAlias("none", "live"), w.DeleteInstance("none"), w.DeleteJoinToken("none"))
+			w.DeleteAlias("none", "live"), w.DeleteInstance("none"), w.DeleteJoinToken("none"),
+			w.DeleteLayerVersion("none", 1))
 	})
 }
 
@@ -306,9 +316,10 @@ func example() contents {
 		Variables: map[string]string{"A": "1", "B": ""}, EphemeralMB: 512, Architecture: "arm64",
 		TracingMode: "PassThrough", LogFormat: "JSON", AppLogLevel: "INFO", SysLogLevel: "WARN", LogGroup: "g",
 		DeadLetterARN: "d", KMSKeyARN: "k", MaxConcurrency: 32, GiBPerVCPU: 2.5, OnDemand: true,
-		Image: &controlplane.ImageConfig{EntryPoint: []string{"/e"}, Command: []string{"a", ""}, WorkingDirectory: "/w"},
+		Layers: []controlplane.AttachedLayer{{ARN: "arn:l:2", Code: controlplane.Code{SHA256: "22", Size: 3, Unpacked: 4}}},
+		Image:  &controlplane.ImageConfig{EntryPoint: []string{"/e"}, Command: []string{"a", ""}, WorkingDirectory: "/w"},
 	}
-	code := controlplane.Code{SHA256: "00ff", Size: 1 << 40, Image: "i", Resolved: "i@sha256:0"}
+	code := controlplane.Code{SHA256: "00ff", Size: 1 << 40, Unpacked: 1 << 41, Image: "i", Resolved: "i@sha256:0"}
 	version := controlplane.Version{
 		Function: "thumb", Provider: "pool", Qualifier: "1", Revision: "r1", ARN: "arn:1", Config: config, Code: code,
 		State: controlplane.VersionPending, ReasonCode: "Creating", Reason: "The function is being created.",
@@ -346,6 +357,11 @@ func example() contents {
 			Function: "thumb", Name: "live", ARN: "arn:a", Version: "1", Additional: "2", Weight: 0.25,
 			Description: "d", Revision: "r",
 		}},
+		Layers: []controlplane.Layer{{Name: "l", NextNumber: 3}}, LayerVersions: []controlplane.LayerVersion{{
+			Layer: "l", Number: 2, ARN: "arn:l:2", Code: code, Description: "d", LicenseInfo: "MIT", Runtimes: []string{"java21"},
+			Architectures: []string{"arm64"}, CreatedAt: at,
+			Policy: controlplane.Policy{Revision: "p", Statements: []controlplane.Statement{{ID: "s", JSON: `{}`}}},
+		}},
 		Instances: []controlplane.Instance{{
 			ID: "i-1", Provider: "pool", Zone: "a", State: controlplane.InstanceRunning,
 			Size: controlplane.Resources{CPU: 2000, Memory: 8 << 30}, Architecture: "arm64", Template: "t", Fleet: "local", CreatedAt: at,
@@ -366,6 +382,12 @@ func fill(w store.Writer, c contents) error {
 	}
 	for _, a := range c.Aliases {
 		errs = append(errs, w.PutAlias(a))
+	}
+	for _, l := range c.Layers {
+		errs = append(errs, w.PutLayer(l))
+	}
+	for _, v := range c.LayerVersions {
+		errs = append(errs, w.PutLayerVersion(v))
 	}
 	for _, i := range c.Instances {
 		errs = append(errs, w.PutInstance(i))
