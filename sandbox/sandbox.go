@@ -81,6 +81,12 @@ type Runtime interface {
 	// belongs to the calling process. It works in states created and running.
 	// Errors: NotFound, AlreadyExists (address in use).
 	Listen(ctx context.Context, id ID, address string) (net.Listener, error)
+
+	// Dial connects to a TCP address inside the sandbox's network namespace, an IP
+	// and a port. It works in states created and running, and may hold a thread
+	// until it returns: give ctx a deadline. Errors: NotFound, InvalidArgument (not
+	// an address), Unavailable (nobody answers).
+	Dial(ctx context.Context, id ID, address string) (net.Conn, error)
 }
 
 // Output receives what sandboxes print, one line at a time without its line

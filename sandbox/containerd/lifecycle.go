@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"time"
 
@@ -199,4 +200,31 @@ func (d *Driver) Listen(ctx context.Context, id sandbox.ID, address string) (net
 		err = fmt.Errorf("%w: %w", errdefs.ErrAlreadyExists, err)
 	}
 	return nil, d.fail("listening in", id, err)
+}
+
+// Dial implements sandbox.Runtime. An open connection keeps the network
+// namespace in the kernel, as a listener does.
+func (d *Driver) Dial(ctx context.Context, id sandbox.ID, address string) (net.Conn, error) {
+	if _, err := netip.ParseAddrPort(address); err != nil { // a name would be looked up on another thread
+		return nil, d.fail("dialling in", id, fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err))
+	}
+	var c net.Conn
+	err := inNetNS(d.cfg.netnsPath(id), func() (err error) {
+		c, err = new(net.Dialer).DialContext(ctx, "tcp", address)
+		return err
+	})
+	switch {
+	case err == nil:
+		return c, nil
+	case errors.Is(err, os.ErrNotExist):
+		err = fmt.Errorf("%w: %w", errdefs.ErrNotFound, err)
+	case isDialError(err):
+		err = fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
+	}
+	return nil, d.fail("dialling in", id, err)
+}
+
+func isDialError(err error) bool {
+	_, ok := errors.AsType[*net.OpError](err)
+	return ok
 }

@@ -29,6 +29,7 @@ func program(ctx context.Context, p *fake.Process) int {
 	return prog.Run(ctx, prog.World{
 		Args: p.Args[1:], Env: p.Env, Dir: dir, Stdout: p.Stdout, Stderr: p.Stderr,
 		Dial: p.Dial, IgnoreTerm: p.IgnoreTerm,
+		Listen: func(_ context.Context, address string) (net.Listener, error) { return p.Listen(address) },
 	})
 }
 

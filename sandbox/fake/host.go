@@ -77,6 +77,7 @@ const (
 	Remove Op = "remove"
 	List   Op = "list"
 	Listen Op = "listen"
+	Dial   Op = "dial"
 )
 
 // Host is the machine the sandboxes are on. Make one with NewHost.
@@ -198,7 +199,7 @@ func (h *Host) Close() {
 			b.killed = true
 			b.cancel(ErrKilled)
 		}
-		b.net.closeAll(nil)
+		b.net.closeAll()
 	}
 	h.mu.Unlock()
 	h.running.Wait()

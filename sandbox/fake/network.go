@@ -27,7 +27,7 @@ func newNetwork() *network {
 	return &network{listeners: map[string]*listener{}, lastPort: firstPort}
 }
 
-// listen opens a listener that belongs to owner.
+// listen opens a listener that belongs to owner; nil means the sandbox's program.
 func (n *network) listen(address string, owner *Runtime) (net.Listener, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -83,13 +83,19 @@ func refused(address string) error {
 	return &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("%s: %w", address, os.NewSyscallError("connect", syscall.ECONNREFUSED))}
 }
 
-// closeAll closes the listeners of owner with their connections, of all owners
-// if it is nil.
-func (n *network) closeAll(owner *Runtime) {
+// closeOf closes the listeners of owner with their connections.
+func (n *network) closeOf(owner *Runtime) {
+	n.close(func(l *listener) bool { return l.owner == owner })
+}
+
+// closeAll closes all listeners with their connections.
+func (n *network) closeAll() { n.close(func(*listener) bool { return true }) }
+
+func (n *network) close(which func(*listener) bool) {
 	n.mu.Lock()
 	var closing []*listener
 	for _, l := range n.listeners {
-		if owner == nil || l.owner == owner {
+		if which(l) {
 			closing = append(closing, l)
 		}
 	}

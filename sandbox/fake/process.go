@@ -52,6 +52,12 @@ func (p *Process) Dial(ctx context.Context, address string) (net.Conn, error) {
 	return p.box.net.dial(ctx, address)
 }
 
+// Listen opens a listener that is reached from this sandbox, and with the
+// driver's Dial. It closes when the program returns.
+func (p *Process) Listen(address string) (net.Listener, error) {
+	return p.box.net.listen(address, nil)
+}
+
 // box is one sandbox. The fields are guarded by Host.mu, except those set once.
 type box struct {
 	spec     sandbox.Spec
@@ -77,6 +83,7 @@ func (h *Host) run(ctx context.Context, b *box) {
 		ID: b.spec.ID, Args: b.spec.Args, Env: b.spec.Env, WorkingDir: b.spec.WorkingDir,
 		Stdout: out, Stderr: err, host: h, box: b,
 	})
+	b.net.closeOf(nil)
 	out.end()
 	err.end()
 	h.mu.Lock()

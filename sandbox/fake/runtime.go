@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -68,7 +69,7 @@ func (r *Runtime) Close() error {
 	current := r.host.driver == r
 	r.host.mu.Unlock()
 	for _, b := range boxes {
-		b.net.closeAll(r)
+		b.net.closeOf(r)
 	}
 	if current {
 		r.host.handOver(nil)
@@ -266,7 +267,7 @@ func (r *Runtime) Remove(ctx context.Context, id sandbox.ID) error {
 		if err := h.end(ctx, b, 0); err != nil {
 			return err
 		}
-		b.net.closeAll(nil)
+		b.net.closeAll()
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		delete(h.boxes, id)
@@ -335,4 +336,28 @@ func (r *Runtime) Listen(ctx context.Context, id sandbox.ID, address string) (l 
 		return nil, err
 	}
 	return l, nil
+}
+
+// Dial implements sandbox.Runtime. It reaches listeners of the sandbox's program
+// and those opened with Listen.
+func (r *Runtime) Dial(ctx context.Context, id sandbox.ID, address string) (c net.Conn, err error) {
+	err = r.do(ctx, Dial, id, func() error {
+		if _, err := netip.ParseAddrPort(address); err != nil {
+			return fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
+		}
+		r.host.mu.Lock()
+		b := r.host.boxes[id]
+		r.host.mu.Unlock()
+		if b == nil {
+			return errdefs.ErrNotFound
+		}
+		if c, err = b.net.dial(ctx, address); err != nil {
+			return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
 }

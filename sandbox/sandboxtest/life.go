@@ -103,6 +103,9 @@ func testNothing(t *testing.T, b *bench) {
 	if _, err := b.d.Listen(ctx, id, "127.0.0.1:9001"); !errdefs.IsNotFound(err) {
 		t.Errorf("listening in nothing: %v, want NotFound", err)
 	}
+	if _, err := b.d.Dial(ctx, id, "127.0.0.1:9001"); !errdefs.IsNotFound(err) {
+		t.Errorf("dialling in nothing: %v, want NotFound", err)
+	}
 }
 
 func testStartTwice(t *testing.T, b *bench) {

@@ -3,10 +3,12 @@ package sandboxtest
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -78,4 +80,53 @@ func testListenBeforeStart(t *testing.T, b *bench) {
 	if got := b.rec.get(spec.ID, sandbox.Stdout); !slices.Equal(got, []string{"HELLO"}) {
 		t.Errorf("the reply is %q", got)
 	}
+}
+
+func testDial(t *testing.T, b *bench) {
+	const inside = "127.0.0.1:8123"
+	id := b.run(t, b.spec("echo", inside))
+	await(t, "the program listening", func() bool { return len(b.rec.get(id, sandbox.Stdout)) > 0 })
+	for range 2 {
+		if got := ask(t, b.d, id, inside); got != "HELLO\n" {
+			t.Errorf("the reply is %q", got)
+		}
+	}
+	other := b.run(t, b.spec("wait", "0"))
+	for name, test := range map[string]struct {
+		id      sandbox.ID
+		address string
+		class   func(error) bool
+	}{
+		"another port":    {id, "127.0.0.1:8124", errdefs.IsUnavailable},
+		"another sandbox": {other, inside, errdefs.IsUnavailable},
+		"a name":          {id, "localhost:8123", errdefs.IsInvalidArgument},
+	} {
+		if c, err := b.d.Dial(t.Context(), test.id, test.address); !test.class(err) {
+			t.Errorf("dialling %s: %v %v", name, c, err)
+		}
+	}
+}
+
+// ask sends a line to an address in a sandbox and returns what comes back.
+func ask(t *testing.T, d Driver, id sandbox.ID, address string) string {
+	t.Helper()
+	c, err := d.Dial(t.Context(), id, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if got := c.RemoteAddr().String(); got != address {
+		t.Errorf("connected to %s, want %s", got, address)
+	}
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprintln(c, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	reply, err := io.ReadAll(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(reply)
 }

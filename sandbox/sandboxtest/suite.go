@@ -72,6 +72,7 @@ func shared(t *testing.T, m Machine) {
 		{"watch delivers exits, old ones too", false, testWatch},
 		{"a listener is reached from inside only", false, testListen},
 		{"a listener works before start", false, testListenBeforeStart},
+		{"what listens inside is dialled", false, testDial},
 		{"many at once", false, testMany},
 		{"an id can be used again", false, testReuse},
 		{"pulling again is harmless", false, testPullAgain},

@@ -4,6 +4,7 @@
 package prog
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -30,6 +31,8 @@ type World struct {
 	Stdout, Stderr io.Writer
 	// Dial connects to a TCP address.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
+	// Listen opens a TCP listener.
+	Listen func(ctx context.Context, address string) (net.Listener, error)
 	// IgnoreTerm makes SIGTERM do nothing.
 	IgnoreTerm func()
 }
@@ -61,6 +64,7 @@ var errNoAnswer = errors.New("no answer")
 //	dial ADDRESS…      for each prints "answered" or "silent"
 //	talk ADDRESS TEXT  send a line, print the line that comes back
 //	serve ADDRESS      accept connections until told to end
+//	echo ADDRESS       the same, and answer the first line of each in upper case
 func Run(ctx context.Context, w World) int {
 	if len(w.Args) == 0 {
 		_, _ = fmt.Fprintln(w.Stderr, "no command")
@@ -96,7 +100,8 @@ func commands() map[string]func(context.Context, World, []string) int {
 		"allocate": allocate,
 		"dial":     dial,
 		"talk":     talk,
-		"serve":    serve,
+		"serve":    func(ctx context.Context, w World, a []string) int { return serve(ctx, w, a[0], func(net.Conn) {}) },
+		"echo":     func(ctx context.Context, w World, a []string) int { return serve(ctx, w, a[0], echo) },
 	}
 }
 
@@ -222,9 +227,8 @@ func talk(ctx context.Context, w World, args []string) int {
 	return 0
 }
 
-func serve(ctx context.Context, w World, args []string) int {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", args[0])
+func serve(ctx context.Context, w World, address string, answer func(net.Conn)) int {
+	l, err := w.Listen(ctx, address)
 	if err != nil {
 		return verdict(w, err)
 	}
@@ -236,6 +240,13 @@ func serve(ctx context.Context, w World, args []string) int {
 		if err != nil {
 			return 0
 		}
+		answer(c)
 		_ = c.Close()
+	}
+}
+
+func echo(c net.Conn) {
+	if line, err := bufio.NewReader(c).ReadString('\n'); err == nil {
+		_, _ = fmt.Fprint(c, strings.ToUpper(line))
 	}
 }
