@@ -75,27 +75,42 @@ type Sample struct {
 	MemoryLimit int64
 	// OOMKills is how many processes the kernel has killed for want of memory.
 	OOMKills int64
+	// Stalled is how long, so far, some task waited for a resource; zero where the
+	// kernel does not tell, as with version 1.
+	Stalled Stalls
 }
+
+// Stalls is time lost waiting, by resource.
+type Stalls struct{ CPU, Memory, IO time.Duration }
 
 // Reader reads one cgroup through files it keeps open.
 type Reader struct {
 	path  string
 	files []source
 	buf   []byte
-	now   Sample // what is being read: here, so that it is not allocated each time
+	// now is what was read last: here, so that it is not allocated each time.
+	now reading
+}
+
+// reading is a sample and what it is made of.
+type reading struct {
+	Sample
+	usage, inactive int64
 }
 
 // source is one file and what to take from it.
 type source struct {
-	file *os.File
-	take func(content []byte, s *Sample)
+	file   *os.File
+	seldom bool
+	take   func(content []byte, r *reading)
 }
 
-// definition is a source before its file is open. Optional ones may be missing.
+// definition is a source before its file is open. Optional ones may be missing;
+// those read seldom change seldom or take the kernel long to write.
 type definition struct {
 	controller, name string
-	optional         bool
-	take             func([]byte, *Sample)
+	optional, seldom bool
+	take             func([]byte, *reading)
 }
 
 // bufferSize holds the longest of the files, memory.stat, several times.
@@ -134,7 +149,7 @@ func (l Layout) Open(path string) (*Reader, error) {
 		case err != nil:
 			return nil, errors.Join(fmt.Errorf("cgroup %s: %w", path, classify(err)), r.Close())
 		}
-		r.files = append(r.files, source{f, d.take})
+		r.files = append(r.files, source{file: f, seldom: d.seldom, take: d.take})
 	}
 	return r, nil
 }
@@ -142,26 +157,29 @@ func (l Layout) Open(path string) (*Reader, error) {
 // legacy are the files of version 1.
 func legacy() []definition {
 	return []definition{
-		{"cpuacct", "cpuacct.usage", false, func(c []byte, s *Sample) { s.CPU = nanoseconds(number(c)) }},
-		{"cpu", "cpu.stat", true, func(c []byte, s *Sample) { s.Throttled = nanoseconds(value(c, "throttled_time")) }},
-		{"memory", "memory.usage_in_bytes", false, func(c []byte, s *Sample) { s.Memory = number(c) }},
-		{"memory", "memory.stat", false, func(c []byte, s *Sample) { s.discount(value(c, "total_inactive_file")) }},
-		{"memory", "memory.limit_in_bytes", false, func(c []byte, s *Sample) { s.limit(number(c)) }},
-		{"memory", "memory.oom_control", true, func(c []byte, s *Sample) { s.OOMKills = value(c, "oom_kill") }},
+		{"cpuacct", "cpuacct.usage", false, false, func(c []byte, r *reading) { r.CPU = nanoseconds(number(c)) }},
+		{"cpu", "cpu.stat", true, false, func(c []byte, r *reading) { r.Throttled = nanoseconds(value(c, "throttled_time")) }},
+		{"memory", "memory.usage_in_bytes", false, false, func(c []byte, r *reading) { r.usage = number(c) }},
+		{"memory", "memory.stat", false, true, func(c []byte, r *reading) { r.inactive = value(c, "total_inactive_file") }},
+		{"memory", "memory.limit_in_bytes", false, true, func(c []byte, r *reading) { r.limit(number(c)) }},
+		{"memory", "memory.oom_control", true, true, func(c []byte, r *reading) { r.OOMKills = value(c, "oom_kill") }},
 	}
 }
 
 // unified are the files of version 2.
 func unified() []definition {
 	return []definition{
-		{"", "cpu.stat", false, func(c []byte, s *Sample) {
-			s.CPU = microseconds(value(c, "usage_usec"))
-			s.Throttled = microseconds(value(c, "throttled_usec"))
+		{"", "cpu.stat", false, false, func(c []byte, r *reading) {
+			r.CPU = microseconds(value(c, "usage_usec"))
+			r.Throttled = microseconds(value(c, "throttled_usec"))
 		}},
-		{"", "memory.current", false, func(c []byte, s *Sample) { s.Memory = number(c) }},
-		{"", "memory.stat", false, func(c []byte, s *Sample) { s.discount(value(c, "inactive_file")) }},
-		{"", "memory.max", false, func(c []byte, s *Sample) { s.limit(number(c)) }},
-		{"", "memory.events", true, func(c []byte, s *Sample) { s.OOMKills = value(c, "oom_kill") }},
+		{"", "memory.current", false, false, func(c []byte, r *reading) { r.usage = number(c) }},
+		{"", "memory.stat", false, true, func(c []byte, r *reading) { r.inactive = value(c, "inactive_file") }},
+		{"", "memory.max", false, true, func(c []byte, r *reading) { r.limit(number(c)) }},
+		{"", "memory.events", true, true, func(c []byte, r *reading) { r.OOMKills = value(c, "oom_kill") }},
+		{"", "cpu.pressure", true, true, func(c []byte, r *reading) { r.Stalled.CPU = stalled(c, r.Stalled.CPU) }},
+		{"", "memory.pressure", true, true, func(c []byte, r *reading) { r.Stalled.Memory = stalled(c, r.Stalled.Memory) }},
+		{"", "io.pressure", true, true, func(c []byte, r *reading) { r.Stalled.IO = stalled(c, r.Stalled.IO) }},
 	}
 }
 
@@ -169,29 +187,43 @@ func unified() []definition {
 // pages, whatever the page size.
 const unlimited = math.MaxInt64 &^ (1<<16 - 1)
 
-func (s *Sample) limit(bytes int64) {
-	if bytes > 0 && bytes < unlimited {
-		s.MemoryLimit = bytes
+func (r *reading) limit(bytes int64) {
+	if r.MemoryLimit = 0; bytes > 0 && bytes < unlimited {
+		r.MemoryLimit = bytes
 	}
 }
 
-// discount takes reclaimable cache off; the two files are read one after the
-// other, so it may exceed the whole by a little.
-func (s *Sample) discount(inactive int64) { s.Memory = max(0, s.Memory-max(0, inactive)) }
-
-// Sample reads the cgroup now: six reads, no allocation. Errors: NotFound (the
+// Sample reads the cgroup now: every file, no allocation. Errors: NotFound (the
 // cgroup is gone), Unavailable.
-func (r *Reader) Sample() (Sample, error) {
-	r.now = Sample{}
+func (r *Reader) Sample() (Sample, error) { return r.read(false) }
+
+// Quick is Sample at a fraction of its cost: CPU time, throttled time and the
+// whole of the memory are read now; limit, reclaimable cache, OOM kills and
+// stalls are those of the last Sample.
+func (r *Reader) Quick() (Sample, error) { return r.read(true) }
+
+func (r *Reader) read(quick bool) (Sample, error) {
 	for _, f := range r.files {
+		if quick && f.seldom {
+			continue
+		}
 		n, err := pread(f.file, r.buf)
+		if err != nil && f.pressure() {
+			continue // turned off while it was open
+		}
 		if err != nil {
 			return Sample{}, fmt.Errorf("cgroup %s: %s: %w", r.path, filepath.Base(f.file.Name()), classify(err))
 		}
 		f.take(r.buf[:n], &r.now)
 	}
-	return r.now, nil
+	// The two files are read one after the other: cache may exceed the whole.
+	r.now.Memory = max(0, r.now.usage-max(0, r.now.inactive))
+	return r.now.Sample, nil
 }
+
+// pressure says that the kernel may refuse to read the file at any time
+// (EOPNOTSUPP).
+func (s source) pressure() bool { return strings.HasSuffix(s.file.Name(), ".pressure") }
 
 // Close closes the files.
 func (r *Reader) Close() error {

@@ -50,7 +50,8 @@ func TestReadsBothVersions(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]cgroup.Sample{
 		"v1": {CPU: 209768198, Throttled: 493890445, Memory: 10043392 - 8626176, MemoryLimit: 64 << 20},
-		"v2": {CPU: 7297013 * time.Microsecond, Throttled: 4265447 * time.Microsecond, Memory: 21196800 - 20971520, MemoryLimit: 32 << 20, OOMKills: 1},
+		"v2": {CPU: 7297013 * time.Microsecond, Throttled: 4265447 * time.Microsecond, Memory: 21196800 - 20971520, MemoryLimit: 32 << 20, OOMKills: 1,
+			Stalled: cgroup.Stalls{Memory: 1456644 * time.Microsecond}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -71,6 +72,42 @@ func TestReadsBothVersions(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+func TestAQuickSampleLeavesWhatIsDearAsItWas(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("testdata/v2/hearth/e-1")); err != nil {
+		t.Fatal(err)
+	}
+	r, err := cgroup.Layout{Unified: dir}.Open("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := r.Sample()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{
+		"cpu.stat": "usage_usec 8000000\nthrottled_usec 5000000\n", "memory.current": "30971520\n",
+		"memory.stat": "inactive_file 0\n", "memory.max": "1\n", "memory.events": "oom_kill 9\n", "memory.pressure": "some total=9\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := before
+	want.CPU, want.Throttled, want.Memory = 8*time.Second, 5*time.Second, 10_000_000
+	got, err := r.Quick()
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+	if got, err = r.Sample(); err != nil || got.Memory != 30971520 || got.MemoryLimit != 1 || got.OOMKills != 9 || got.Stalled.Memory != 9*time.Microsecond {
+		t.Errorf("then everything: %+v, %v", got, err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -150,7 +187,7 @@ func TestReadsThisHost(t *testing.T) {
 
 // ownCgroup is one that this process is in: with version 1 the root, which
 // version 2 gives no memory files.
-func ownCgroup(t *testing.T, l cgroup.Layout) string {
+func ownCgroup(t testing.TB, l cgroup.Layout) string {
 	t.Helper()
 	if _, v1 := l.Controllers["memory"]; v1 {
 		return "/"
@@ -302,6 +339,27 @@ func FuzzSample(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// BenchmarkThisHost reads the real files of the cgroup of this process.
+func BenchmarkThisHost(b *testing.B) {
+	l, err := cgroup.Detect()
+	if err != nil {
+		b.Fatal(err)
+	}
+	r, err := l.Open(ownCgroup(b, l))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for name, read := range map[string]func() (cgroup.Sample, error){"quick": r.Quick, "whole": r.Sample} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := read(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }
 
 func BenchmarkSample(b *testing.B) {

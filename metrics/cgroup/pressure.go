@@ -127,3 +127,18 @@ func (s *Stall) parse(fields [][]byte) error {
 	}
 	return nil
 }
+
+// stalled returns how long some task waited, from the content of a pressure
+// file, or what it was before if that cannot be read from it.
+func stalled(content []byte, before time.Duration) time.Duration {
+	line, _, _ := bytes.Cut(content, []byte{'\n'})
+	if !bytes.HasPrefix(line, []byte("some ")) {
+		return before
+	}
+	_, total, ok := bytes.Cut(line, []byte(" total="))
+	n, length := digits(total)
+	if !ok || length == 0 {
+		return before
+	}
+	return microseconds(n)
+}
