@@ -67,6 +67,12 @@ func (o *Output) Line(id sandbox.ID, stream sandbox.Stream, line []byte) {
 	}
 }
 
+// ExtensionLine takes a line of an extension of a sandbox; like Line it may be
+// called from anywhere and does not keep line.
+func (o *Output) ExtensionLine(id sandbox.ID, extension string, line []byte) {
+	o.Line(id, sandbox.Stream("extension "+extension), line)
+}
+
 // add keeps the line and says whether it may be logged and how many were not
 // since the last second that had any.
 func (t *tail) add(line []byte, second int64) (admitted bool, dropped int) {
