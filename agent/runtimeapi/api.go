@@ -79,6 +79,8 @@ const (
 type Config struct {
 	// Environment is used in logs and errors.
 	Environment agent.EnvironmentID
+	// Function is what extensions are told.
+	Function Function
 	// Concurrency is the number of slots, at least 1.
 	Concurrency int
 	// Grace is how long an admitted invocation waits for a pending /next before
@@ -110,8 +112,9 @@ type API struct {
 
 	// work passes an invocation from its caller to a pending /next.
 	work chan *invocation
-	// ready is closed by the first /next, failed by the first /init/error, gone
-	// when the process has exited.
+	// ready is closed once the runtime has asked for its first invocation and every
+	// extension for its first event, failed by the first /init/error of any of them,
+	// gone when a process has exited.
 	ready, failed, gone chan struct{}
 
 	isReady, draining           atomic.Bool
@@ -121,6 +124,8 @@ type API struct {
 	// settled is nudged when the last slot becomes free.
 	settled chan struct{}
 
+	extensions extensions
+
 	mu        sync.Mutex // guards the fields below
 	running   map[string]*invocation
 	initError InitError
@@ -128,7 +133,8 @@ type API struct {
 	hasExited bool
 }
 
-// InitError is what a runtime said about its failed initialisation.
+// InitError is what a runtime or an extension said about its failed
+// initialisation.
 type InitError struct{ Type, Message string }
 
 // New returns the API of an environment whose process has not asked for
@@ -147,6 +153,8 @@ func New(cfg Config) *API {
 		reports: make(chan struct{}, maxReports),
 		settled: make(chan struct{}, 1),
 		running: map[string]*invocation{},
+
+		extensions: newExtensions(),
 	}
 }
 
@@ -173,13 +181,15 @@ func (a *API) Serve(ctx context.Context, l net.Listener) error {
 	return fmt.Errorf("serving the runtime api of %s: %w", a.cfg.Environment, err)
 }
 
-// Ready is closed once the runtime has asked for its first invocation.
+// Ready is closed once the runtime has asked for its first invocation and every
+// extension for its first event.
 func (a *API) Ready() <-chan struct{} { return a.ready }
 
-// Failed is closed once the runtime has reported a failed initialisation.
+// Failed is closed once the runtime or an extension has reported a failed
+// initialisation.
 func (a *API) Failed() <-chan struct{} { return a.failed }
 
-// InitError returns what the runtime reported, after Failed is closed.
+// InitError returns what was reported, after Failed is closed.
 func (a *API) InitError() InitError {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -51,6 +51,9 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, pathBase)
 	if !ok {
+		if a.serveExtension(w, r) {
+			return
+		}
 		fail(w, http.StatusNotFound, "NotFound", "Unknown path")
 		return
 	}
@@ -128,17 +131,6 @@ func (a *API) next(w http.ResponseWriter, r *http.Request) {
 		// Part of the event may have arrived: only the deadline or the exit of
 		// the process can end it now.
 		a.cfg.Log.DebugContext(r.Context(), "event could not be written", "environment", string(a.cfg.Environment), "request_id", x.RequestID, "err", err)
-	}
-}
-
-func (a *API) becomeReady() {
-	if a.isReady.Load() {
-		return
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.isReady.CompareAndSwap(false, true) {
-		close(a.ready)
 	}
 }
 
