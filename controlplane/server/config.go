@@ -58,7 +58,13 @@ type Config struct {
 	// InvokeWait is how long an invoke that finds no room waits for it at most; 0
 	// means not at all (--invoke-wait).
 	InvokeWait time.Duration
-	Local      LocalConfig
+	// AssumeRoles gives functions credentials of their execution roles, which are
+	// assumed with the AWS credentials this service finds (--assume-roles).
+	AssumeRoles bool
+	// STSEndpoint is where roles are assumed; empty means AWS's service of the
+	// region (--sts-endpoint).
+	STSEndpoint string
+	Local       LocalConfig
 	// Version of this build.
 	Version string
 	// Environ is passed to local agents.
@@ -133,6 +139,9 @@ func (c *Config) Validate() error {
 	}
 	c.validateSources(fault)
 	c.validateInvokes(fault)
+	if err := c.checkSTS(); err != nil {
+		fault("sts-endpoint", "%q %v", c.STSEndpoint, err)
+	}
 	if c.Fleet == "local" {
 		c.Local.validate(fault)
 	}

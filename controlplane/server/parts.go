@@ -28,7 +28,7 @@ import (
 func (s *Server) wireLoop(cfg Config, tokens *sessions.Tokens, route *router.Router, images runtimes, agentAddr string) error {
 	policy := reconcile.DefaultPolicy()
 	var cloud fleet.Cloud
-	s.loops = []func(context.Context) error{s.agents.Run}
+	s.loops = append(s.loops, s.agents.Run)
 	switch cfg.Fleet {
 	case "local":
 		f, err := newLocal(s, cfg, agentAddr)

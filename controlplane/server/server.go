@@ -141,7 +141,7 @@ func (s *Server) wire(cfg Config) error {
 	s.closers = append(s.closers, func() error { return ignoreClosed(agentLis.Close()) })
 
 	tokens := sessions.NewTokens(s.db, ca, cfg.Fleet)
-	s.agents, err = sessions.New(sessions.Config{
+	err = s.newAgents(cfg, sessions.Config{
 		Listener: agentLis, CA: ca, Tokens: tokens, Artifacts: s.artifacts,
 		Changed: func() { s.loop.Nudge() }, AnswerMemory: bodyMemory(cfg.BodyMemory) / answerShare,
 		Logger: s.log.With("part", "sessions"),

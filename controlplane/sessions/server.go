@@ -55,6 +55,9 @@ type Config struct {
 	// Changed is called, often, after anything an agent said or did; it must
 	// not block.
 	Changed func()
+	// Credentials has the sessions of execution roles; nil means that functions
+	// get none.
+	Credentials Credentials
 	// AnswerMemory is how many bytes answers larger than 64 KiB may take at once;
 	// further ones stay with their agents for as long. At least, and unless it is
 	// set, 16 MiB.

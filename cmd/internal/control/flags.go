@@ -31,6 +31,8 @@ func RegisterFlags(fs *flag.FlagSet, c *server.Config) {
 	fs.DurationVar(&c.InvokeWait, "invoke-wait", c.InvokeWait, "how long an invoke that finds no room waits for it before it is throttled, 10s at most; 0 throttles at once, as AWS does")
 	fs.StringVar(&c.OTLPEndpoint, "otlp-endpoint", c.OTLPEndpoint, "`URL` of the OpenTelemetry collector that gets spans by gRPC, local agents' too, http://HOST:PORT or https://HOST:PORT; empty means none")
 	fs.Float64Var(&c.TraceRatio, "trace-ratio", c.TraceRatio, "`share` of invokes that are traced when their caller does not say, 0 to 1")
+	fs.BoolVar(&c.AssumeRoles, "assume-roles", c.AssumeRoles, "give functions credentials of their execution roles, assumed with the AWS credentials this service finds")
+	fs.StringVar(&c.STSEndpoint, "sts-endpoint", c.STSEndpoint, "`URL` of the service that roles are assumed with; empty means AWS's Security Token Service")
 	fs.IntVar(&c.Local.VCPU, "local-instance-vcpu", c.Local.VCPU, "vCPUs of one local instance")
 	fs.Var((*boot.Size)(&c.Local.Memory), "local-instance-memory", "memory `size` of one local instance")
 	fs.IntVar(&c.Local.MaxInstances, "local-max-instances", c.Local.MaxInstances, "how many local instances there may be at once")
