@@ -28,6 +28,7 @@ import (
 
 	"github.com/hearth-compute/hearth/agent"
 	"github.com/hearth-compute/hearth/agent/code"
+	"github.com/hearth-compute/hearth/agent/credentials"
 	"github.com/hearth-compute/hearth/agent/invoke"
 	"github.com/hearth-compute/hearth/agent/pool"
 	"github.com/hearth-compute/hearth/agent/runtimeapi"
@@ -95,6 +96,7 @@ type Agent struct {
 
 	// The parts, made by assemble.
 	table   *invoke.Table
+	roles   *credentials.Keeper
 	invoke  *invoke.Server
 	server  *grpc.Server
 	client  *session.Client
@@ -249,6 +251,7 @@ func (a *Agent) open(ctx context.Context) error {
 // assemble makes the parts and connects them.
 func (a *Agent) assemble() error {
 	a.table = &invoke.Table{}
+	a.roles = credentials.New()
 	payloads := max(leastPayloads, cgroup.Available()/payloadShare)
 	a.invoke = invoke.New(a.table, payloads, a.cfg.Log)
 	a.server = a.dataServer()
@@ -294,6 +297,7 @@ func (a *Agent) assemble() error {
 		Changed: a.session.Nudge,
 		Answers: semaphore.NewWeighted(payloads),
 		Region:  a.cfg.Region,
+		Roles:   a.roles,
 		Log:     a.cfg.Log,
 
 		Credentials: withCredentials,
@@ -345,9 +349,12 @@ func architecture() string {
 	return runtime.GOARCH
 }
 
-// Apply makes a set what should run; with Accepted and Report it makes the
-// agent the session's node.
+// Apply makes a set what should run; with Accepted, Credentials and Report it
+// makes the agent the session's node.
 func (a *Agent) Apply(set agent.DesiredSet) error { return a.pool.Apply(set) }
+
+// Credentials keeps a session of an execution role.
+func (a *Agent) Credentials(c agent.RoleCredentials) { a.roles.Put(c) }
 
 // Accepted is the set that is followed now, if there is one.
 func (a *Agent) Accepted() (agent.DesiredSet, bool) { return a.pool.Accepted() }

@@ -48,7 +48,8 @@ func (p *Pool) adoptOne(ctx context.Context, s sandbox.Status, workers *sync.Wai
 	e.wanted = e.wanted || !p.hasSet
 	if s.State == sandbox.StateRunning {
 		in, life := p.incarnateLocked(ctx, s.ID, a)
-		in.adopted, in.created = true, true
+		in.adopted, in.created, in.token = true, true, ""
+		p.grant(in, s.Labels[labelToken])
 		in.cgroup, in.tmpPath = s.CgroupPath, s.TmpPath
 		workers.Go(func() { p.live(ctx, life, in) })
 	}

@@ -50,6 +50,8 @@ func (p *Pool) incarnateLocked(ctx context.Context, id sandbox.ID, a agent.Assig
 		api.TimedOut = func() { p.overran(in) }
 	}
 	in.api = runtimeapi.New(api)
+	in.token = p.newToken(a)
+	p.grant(in, tokenHash(in.token))
 	p.sandboxes[id] = in
 	e := p.environmentLocked(a)
 	e.incarnations = append(e.incarnations, in)
@@ -114,6 +116,7 @@ func (p *Pool) bringUp(ctx context.Context, in *incarnation, serve func(net.List
 	if in.adopted {
 		return release, in.awaitReturn(ctx)
 	}
+	p.awaitCredentials(ctx, in)
 	if err := p.bounded(ctx, func(ctx context.Context) error { return p.cfg.Runtime.Start(ctx, in.id) }); err != nil {
 		return release, err
 	}
@@ -151,7 +154,7 @@ func (p *Pool) prepare(ctx context.Context, in *incarnation) (sandbox.Spec, func
 	if err != nil {
 		return sandbox.Spec{}, release, pullError(err)
 	}
-	b := build{assignment: a, sandbox: in.id, image: image, region: p.cfg.Region, now: time.Now()}
+	b := build{assignment: a, sandbox: in.id, image: image, region: p.cfg.Region, token: in.token, now: time.Now()}
 	if a.Code != (agent.Code{}) {
 		if b.codeDir, release, err = p.cfg.Code.Acquire(ctx, a.Code); err != nil {
 			return sandbox.Spec{}, func() {}, codeError(err)

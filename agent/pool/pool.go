@@ -91,6 +91,9 @@ type Config struct {
 	Changed func()
 	// Credentials adds the host's credentials for an image's registry. Optional.
 	Credentials func(agent.Image) (agent.Image, error)
+	// Roles has the credentials of execution roles; nil means that functions get
+	// none.
+	Roles Roles
 	// Region is what functions see as AWS_REGION.
 	Region string
 	// Answers is the memory that all environments receive large answers into; nil
@@ -142,6 +145,9 @@ type incarnation struct {
 	assignment agent.Assignment
 	adopted    bool
 	api        *runtimeapi.API
+	// token lets its function read its role's credentials; empty when it gets
+	// none, or when an earlier agent process made it.
+	token string
 	// retire ends the wait for whatever the incarnation waits for.
 	retire context.CancelCauseFunc
 	// exited is closed when the process has ended, after exit is set.

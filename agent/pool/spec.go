@@ -42,7 +42,9 @@ type build struct {
 	codeDir  string
 	metadata []byte
 	region   string
-	now      time.Time
+	// token lets the function read its role's credentials; empty for none.
+	token string
+	now   time.Time
 }
 
 // spec is the sandbox of an assignment.
@@ -68,6 +70,9 @@ func (b build) spec() sandbox.Spec {
 			labelVersion:     a.Version,
 		},
 		Metadata: b.metadata,
+	}
+	if b.token != "" {
+		s.Labels[labelToken] = tokenHash(b.token)
 	}
 	if b.codeDir != "" {
 		s.Args = []string{bootstraps}
@@ -105,6 +110,7 @@ func (b build) environment() []string {
 	}
 	maps.Copy(env, b.overridable())
 	reserved := b.reserved()
+	maps.Copy(reserved, b.credentials())
 	for name, value := range b.assignment.Variables {
 		if !strings.HasPrefix(name, "_") {
 			env[name] = value
@@ -170,7 +176,8 @@ func (b build) reserved() map[string]string {
 		"LAMBDA_RUNTIME_DIR":              runtimeDir,
 		"_HANDLER":                        a.Handler,
 		"AWS_EXECUTION_ENV":               executionEnv(a),
-		// There are no credentials yet, and a customer cannot set them on AWS.
+		// They would win over the role's credentials, and a customer cannot set them
+		// on AWS.
 		"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_SESSION_TOKEN": "",
 	}
 	if a.OnDemand {

@@ -131,6 +131,9 @@ type API struct {
 	initError InitError
 	hasFailed bool
 	hasExited bool
+
+	// credentials is set before Serve, or nil.
+	credentials *Credentials
 }
 
 // InitError is what a runtime or an extension said about its failed

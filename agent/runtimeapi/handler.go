@@ -49,6 +49,10 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 { // also when nobody reads the body
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
 	}
+	if r.URL.Path == PathCredentials && a.credentials != nil {
+		only(http.MethodGet, a.credentials.serveCredentials, w, r)
+		return
+	}
 	path, ok := strings.CutPrefix(r.URL.Path, pathBase)
 	if !ok {
 		if a.serveExtension(w, r) {

@@ -18,6 +18,9 @@ const (
 	// maxReason and maxName bound what is reported in words.
 	maxReason = 8 << 10
 	maxName   = 256
+	// maxCredential is the longest part of a role's credentials; session tokens
+	// have some hundred bytes, and AWS promises no bound.
+	maxCredential = 64 << 10
 )
 
 // checkSet refuses a set whose environments cannot be told apart or named: an

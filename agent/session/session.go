@@ -34,6 +34,8 @@ type Node interface {
 	Apply(set agent.DesiredSet) error
 	// Accepted is the set that is followed now, if there is one.
 	Accepted() (agent.DesiredSet, bool)
+	// Credentials takes a session of an execution role.
+	Credentials(c agent.RoleCredentials)
 	// Report is the state of the instance now.
 	Report() agent.Report
 }
@@ -182,7 +184,7 @@ func (s *Session) register() *agentv1.Register {
 	return r
 }
 
-// receive applies every set the control service sends.
+// receive applies every set the control service sends, and keeps credentials.
 func (s *Session) receive(stream agentv1.AgentService_SessionClient, malformed *atomic.Pointer[string]) error {
 	for {
 		m, err := stream.Recv()
@@ -191,6 +193,10 @@ func (s *Session) receive(stream agentv1.AgentService_SessionClient, malformed *
 		}
 		if err != nil {
 			return errgrpc.ToNative(err)
+		}
+		if c := m.GetRoleCredentials(); c != nil {
+			s.credentials(c)
+			continue
 		}
 		set := m.GetDesiredSet()
 		if set == nil {

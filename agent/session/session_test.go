@@ -257,6 +257,8 @@ type node struct {
 	applied []agent.DesiredSet
 	refuse  error
 	report  agent.Report
+
+	credentials []agent.RoleCredentials
 }
 
 func (n *node) Apply(set agent.DesiredSet) error {
@@ -268,6 +270,12 @@ func (n *node) Apply(set agent.DesiredSet) error {
 	}
 	n.applied = append(n.applied, set)
 	return nil
+}
+
+func (n *node) Credentials(c agent.RoleCredentials) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.credentials = append(n.credentials, c)
 }
 
 func (n *node) Accepted() (agent.DesiredSet, bool) {

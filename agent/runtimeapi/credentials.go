@@ -1,0 +1,56 @@
+package runtimeapi
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/hearth-compute/hearth/agent"
+)
+
+// PathCredentials is where functions read the credentials of their execution
+// role, in the form that AWS's SDKs know from container services. It is the path
+// that AWS uses where it serves credentials so.
+const PathCredentials = "/2021-04-23/credentials"
+
+// Credentials is who may read what at PathCredentials.
+type Credentials struct {
+	// TokenHash is the SHA-256 of what a request must have as its Authorization.
+	TokenHash [sha256.Size]byte
+	// Get returns the credentials that work now, if there are any.
+	Get func() (agent.RoleCredentials, bool)
+}
+
+// ServeCredentials makes the API answer at PathCredentials, which it does not
+// otherwise. It must not be called after Serve.
+func (a *API) ServeCredentials(c Credentials) { a.credentials = &c }
+
+// serveCredentials answers one request. SDKs try again after a 503.
+func (c *Credentials) serveCredentials(w http.ResponseWriter, r *http.Request) {
+	given := r.Header.Get("Authorization")
+	hash := sha256.Sum256([]byte(given))
+	switch {
+	case given == "":
+		fail(w, http.StatusUnauthorized, "Unauthorized", "The Authorization header is missing")
+		return
+	case subtle.ConstantTimeCompare(hash[:], c.TokenHash[:]) != 1:
+		fail(w, http.StatusForbidden, "Forbidden", "The Authorization header is not AWS_CONTAINER_AUTHORIZATION_TOKEN")
+		return
+	}
+	role, ok := c.Get()
+	if !ok {
+		fail(w, http.StatusServiceUnavailable, "ServiceUnavailable", "There are no credentials of the execution role now")
+		return
+	}
+	w.Header().Set("Content-Type", contentTypeJSON)
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(struct {
+		AccessKeyID     string `json:"AccessKeyId"`
+		SecretAccessKey string
+		Token           string
+		Expiration      time.Time
+		RoleARN         string `json:"RoleArn"`
+	}{role.AccessKeyID, role.SecretAccessKey, role.SessionToken, role.ExpiresAt.UTC().Truncate(time.Second), role.RoleARN})
+}
