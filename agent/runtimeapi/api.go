@@ -35,6 +35,7 @@
 package runtimeapi
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -93,6 +94,9 @@ type Config struct {
 	// what all environments share: they wait for it. Nil means without bound. A
 	// [golang.org/x/sync/semaphore.Weighted] is one; it must have [LeastAnswers].
 	Answers Memory
+	// StreamRate is how many bytes a second a streamed answer may have after its
+	// first 6 MiB; zero means without bound.
+	StreamRate agent.Bytes
 	// Log is required.
 	Log *slog.Logger
 }
@@ -110,8 +114,6 @@ type API struct {
 	cfg    Config
 	limits admit.Limits
 
-	// work passes an invocation from its caller to a pending /next.
-	work chan *invocation
 	// ready is closed once the runtime has asked for its first invocation and every
 	// extension for its first event, failed by the first /init/error of any of them,
 	// gone when a process has exited.
@@ -128,6 +130,9 @@ type API struct {
 
 	mu        sync.Mutex // guards the fields below
 	running   map[string]*invocation
+	// pollers are the pending /next, waiting the invocations that wait for one; the
+	// first of each comes first. One of them is always empty.
+	pollers, waiting list.List
 	initError InitError
 	hasFailed bool
 	hasExited bool
@@ -149,7 +154,6 @@ func New(cfg Config) *API {
 	return &API{
 		cfg:     cfg,
 		limits:  admit.Limits{Concurrency: cfg.Concurrency},
-		work:    make(chan *invocation),
 		ready:   make(chan struct{}),
 		failed:  make(chan struct{}),
 		gone:    make(chan struct{}),
@@ -237,12 +241,13 @@ func (a *API) Exited(exit Exit) {
 	a.mu.Unlock()
 	for id, x := range lost {
 		a.release()
-		x.done <- answer{outcome: agent.Outcome{
-			FunctionError: Unhandled,
-			ContentType:   contentTypeJSON,
-			Payload:       exit.document(id),
-			Duration:      time.Since(x.handed),
-		}}
+		out := failed(exit.Type(), exit.document(id))
+		out.Duration = time.Since(x.handed)
+		if x.stream != nil {
+			x.stream.finish(out)
+			continue
+		}
+		x.done <- out
 	}
 }
 

@@ -2,7 +2,9 @@ package runtimeapi
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,6 +23,12 @@ func readyAPI(concurrency int) *API {
 func TestInvariant2_AnInvocationGivenBackIsHandedToTheNextPoll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := readyAPI(1)
+		// The first poll's connection breaks just as it gets the invocation.
+		offered := 0
+		broken := &poller{give: func(*invocation) bool { offered++; return false }}
+		if x, ok := api.arrive(broken); x != nil || !ok {
+			t.Fatalf("got %+v %v", x, ok)
+		}
 		done := make(chan agent.Outcome, 1)
 		go func() {
 			out, err := api.Invoke(t.Context(), agent.Invocation{RequestID: "r", Timeout: time.Second}, nil)
@@ -29,15 +37,9 @@ func TestInvariant2_AnInvocationGivenBackIsHandedToTheNextPoll(t *testing.T) {
 			}
 			done <- out
 		}()
-		// The first poll's connection breaks just as it gets the invocation.
-		gone, leave := context.WithCancelCause(t.Context())
-		leave(nil)
-		if api.take(gone, <-api.work) {
-			t.Fatal("a poll that is gone took an invocation")
-		}
 		x, ok := api.poll(t.Context())
-		if !ok || x.RequestID != "r" {
-			t.Fatalf("got %+v %v", x, ok)
+		if !ok || x.RequestID != "r" || offered != 1 {
+			t.Fatalf("got %+v %v after %d offers", x, ok, offered)
 		}
 		if api.claim("r") != x || api.claim("r") != nil {
 			t.Fatal("an answer must be claimed exactly once")
@@ -50,23 +52,62 @@ func TestInvariant2_AnInvocationGivenBackIsHandedToTheNextPoll(t *testing.T) {
 	})
 }
 
-func TestInvariant3_AnInvocationGivenBackAfterItsDeadlineFreesItsSlot(t *testing.T) {
+func TestInvariant3_AnInvocationGivenBackTooLateIsRefusedAndFreesItsSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := readyAPI(1)
-		done := make(chan error, 1)
-		go func() {
-			_, err := api.Invoke(t.Context(), agent.Invocation{RequestID: "r", Timeout: 50 * time.Millisecond}, nil)
-			done <- err
-		}()
-		x := <-api.work
-		time.Sleep(time.Second)
-		if err := <-done; err != nil {
-			t.Fatal(err)
+		slow := &poller{give: func(*invocation) bool { time.Sleep(time.Second); return false }}
+		if _, ok := api.arrive(slow); !ok {
+			t.Fatal("not queued")
 		}
-		gone, leave := context.WithCancelCause(t.Context())
-		leave(nil)
-		if api.take(gone, x) || api.InFlight() != 0 {
-			t.Fatalf("got %d in flight", api.InFlight())
+		_, err := api.Invoke(t.Context(), agent.Invocation{RequestID: "r", Timeout: 50 * time.Millisecond}, nil)
+		var refused *RefusedError
+		if !errors.As(err, &refused) || refused.Verdict.Reason != agent.ReasonConcurrency || api.InFlight() != 0 {
+			t.Fatalf("got %v with %d in flight", err, api.InFlight())
+		}
+	})
+}
+
+func TestPollsAreServedInTheOrderTheyCame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := readyAPI(3)
+		got := make(chan int, 3)
+		for i := range 3 {
+			go func() {
+				if x, ok := api.poll(t.Context()); ok {
+					got <- i
+					api.finish(x, agent.Outcome{})
+				}
+			}()
+			synctest.Wait()
+		}
+		for i := range 3 {
+			if _, err := api.Invoke(t.Context(), agent.Invocation{RequestID: strconv.Itoa(i), Timeout: time.Second}, nil); err != nil {
+				t.Fatal(err)
+			}
+			if order := <-got; order != i {
+				t.Fatalf("invocation %d went to poll %d", i, order)
+			}
+		}
+	})
+}
+
+func TestInvocationsThatWaitAreServedInTheOrderTheyCame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := readyAPI(3)
+		for i := range 3 {
+			go func() {
+				if _, err := api.Invoke(t.Context(), agent.Invocation{RequestID: strconv.Itoa(i), Timeout: time.Second}, nil); err != nil {
+					t.Error(err)
+				}
+			}()
+			synctest.Wait()
+		}
+		for i := range 3 {
+			x, ok := api.poll(t.Context())
+			if !ok || x.RequestID != strconv.Itoa(i) {
+				t.Fatalf("poll %d got %+v", i, x)
+			}
+			api.finish(x, agent.Outcome{})
 		}
 	})
 }

@@ -1,0 +1,186 @@
+package runtimeapi
+
+import (
+	"container/list"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/hearth-compute/hearth/agent"
+)
+
+// poller is a pending /next. An invocation that is admitted takes the one that
+// waits longest, as on AWS, which spreads events over the workers of a runtime.
+type poller struct {
+	// give writes the event of x, which runs, to the runtime and reports false if
+	// the /next is gone and nothing was written. It is called once for each time
+	// the poller was queued and taken, by the goroutine of the invocation's caller,
+	// without any lock.
+	give func(x *invocation) bool
+	// at is where it is queued; nil when it is not. Guarded by API.mu.
+	at *list.Element
+}
+
+// hand makes x running and gives it to a pending /next, waiting for one until
+// giveUp.
+func (a *API) hand(ctx context.Context, x *invocation, giveUp time.Time) error {
+	for {
+		p, err := a.assign(x)
+		switch {
+		case err != nil:
+			return err
+		case p == nil:
+			return a.awaitPoll(ctx, x, giveUp)
+		case p.give(x) || !a.takeBack(x):
+			return nil
+		}
+	}
+}
+
+// assign makes x running on the pending /next it returns, or queues x when
+// there is none.
+func (a *API) assign(x *invocation) (*poller, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.runnableLocked(x); err != nil {
+		return nil, err
+	}
+	first := a.pollers.Front()
+	if first == nil {
+		x.taken = make(chan struct{})
+		x.waiting = a.waiting.PushBack(x)
+		return nil, nil
+	}
+	p := first.Value.(*poller) //nolint:errcheck,forcetypeassert // nothing else is in it
+	a.pollers.Remove(first)
+	p.at = nil
+	a.beginLocked(x)
+	return p, nil
+}
+
+// runnableLocked says why x cannot run now.
+func (a *API) runnableLocked(x *invocation) error {
+	switch {
+	case a.hasExited:
+		return a.refusal(x.Invocation, agent.Verdict{Reason: agent.ReasonNotReady})
+	case a.running[x.RequestID] != nil:
+		return fmt.Errorf("invoking %s in %s: already running: %w", x.RequestID, a.cfg.Environment, errdefs.ErrAlreadyExists)
+	}
+	return nil
+}
+
+func (a *API) beginLocked(x *invocation) {
+	x.handed = time.Now()
+	a.running[x.RequestID] = x
+}
+
+// takeBack undoes an assignment nothing came of. It reports false when x is
+// answered already, because the process exited.
+func (a *API) takeBack(x *invocation) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.running[x.RequestID] != x || x.claimed {
+		return false
+	}
+	delete(a.running, x.RequestID)
+	x.handed = time.Time{}
+	return true
+}
+
+// awaitPoll waits until a /next takes x, which is queued.
+func (a *API) awaitPoll(ctx context.Context, x *invocation, giveUp time.Time) error {
+	grace := time.NewTimer(time.Until(giveUp))
+	defer grace.Stop()
+	left := ctx.Done()
+	if !x.DetachedDeadline.IsZero() {
+		left = nil
+	}
+	var err error
+	select {
+	case <-x.taken:
+		return x.unrunnable
+	case <-grace.C:
+		err = a.refusal(x.Invocation, agent.Verdict{Reason: agent.ReasonConcurrency})
+	case <-a.gone:
+		err = a.refusal(x.Invocation, agent.Verdict{Reason: agent.ReasonNotReady})
+	case <-left:
+		err = fmt.Errorf("invoking %s: caller left before it was handed over: %w", x.RequestID, context.Cause(ctx))
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if x.waiting == nil { // taken at the last moment
+		return x.unrunnable
+	}
+	a.waiting.Remove(x.waiting)
+	x.waiting = nil
+	return err
+}
+
+// arrive returns the invocation a new /next is to have, or queues the /next when
+// there is none. It reports false if there will never be one.
+func (a *API) arrive(p *poller) (x *invocation, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for !a.hasExited {
+		first := a.waiting.Front()
+		if first == nil {
+			p.at = a.pollers.PushBack(p)
+			return nil, true
+		}
+		x := first.Value.(*invocation) //nolint:errcheck,forcetypeassert // nothing else is in it
+		a.waiting.Remove(first)
+		x.waiting = nil
+		x.unrunnable = a.runnableLocked(x)
+		if x.unrunnable == nil {
+			a.beginLocked(x)
+		}
+		close(x.taken)
+		if x.unrunnable == nil {
+			return x, true
+		}
+	}
+	return nil, false
+}
+
+// withdraw takes a /next out of the queue and reports false when it is not
+// there: it was, or is just being, given an invocation.
+func (a *API) withdraw(p *poller) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p.at == nil {
+		return false
+	}
+	a.pollers.Remove(p.at)
+	p.at = nil
+	return true
+}
+
+// poll waits for an invocation to hand to the /next whose context is given. It
+// reports false when the /next ended first.
+func (a *API) poll(ctx context.Context) (*invocation, bool) {
+	given, alive := make(chan *invocation), make(chan bool)
+	p := &poller{give: func(x *invocation) bool { given <- x; return <-alive }}
+	if ctx.Err() != nil {
+		return nil, false
+	}
+	x, ok := a.arrive(p)
+	if x != nil || !ok {
+		return x, ok
+	}
+	select {
+	case x = <-given:
+	case <-ctx.Done():
+	case <-a.gone:
+	}
+	if x == nil {
+		if a.withdraw(p) {
+			return nil, false
+		}
+		x = <-given
+	}
+	ok = ctx.Err() == nil
+	alive <- ok
+	return x, ok
+}
