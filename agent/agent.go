@@ -242,6 +242,8 @@ type Invocation struct {
 	LogTail bool
 	// Traceparent is the W3C trace context of the caller's span; may be empty.
 	Traceparent string
+	// Stream asks for the answer as it comes, see [Outcome].Stream.
+	Stream bool
 }
 
 // Outcome is how an invocation that was handed to a runtime ended.
@@ -260,6 +262,22 @@ type Outcome struct {
 	// Release gives back the memory Payload was given; nil when that was not
 	// counted. Whoever has the outcome calls it once.
 	Release func()
+	// ErrorType is the type of the error, where FunctionError says that there is
+	// one and it is known, for example "Sandbox.Timedout".
+	ErrorType string
+	// Stream, unless nil, is the answer, which has only begun: of the other fields
+	// ContentType alone is set. Whoever has the outcome reads it to its end.
+	Stream Stream
+}
+
+// Stream is an answer that comes piece by piece. It is for one goroutine.
+type Stream interface {
+	// Next waits for the next piece, which is valid until it is called again; ok
+	// is false at the end.
+	Next() (piece []byte, ok bool)
+	// End waits for the end and says how the answer ended: FunctionError is set,
+	// and Payload an error document, when it is not complete.
+	End() Outcome
 }
 
 // Reason is why an invocation was refused.

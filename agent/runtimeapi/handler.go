@@ -1,7 +1,6 @@
 package runtimeapi
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -145,10 +144,17 @@ func (a *API) response(id string, w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, "InvalidRequestID", "Invalid request ID")
 		return
 	}
-	if mode := r.Header.Get(headerResponseMode); mode != "" && !strings.EqualFold(mode, "streaming") {
-		a.unclaim(x)
+	if r.Header.Get(headerResponseMode) != "" && !streams(r) {
+		a.finish(x, failure("Runtime.InvalidResponseModeHeader", "Invalid function response mode"))
 		fail(w, http.StatusBadRequest, "InvalidFunctionResponseMode", "Invalid function response mode")
 		return
+	}
+	if wantsStream(x, r) {
+		a.streamResponse(x, w, r)
+		return
+	}
+	if streams(r) { // as slowly as the function makes it
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	}
 	body, release, err := a.receive(x, w, r, MaxResponse)
 	switch {
@@ -160,37 +166,40 @@ func (a *API) response(id string, w http.ResponseWriter, r *http.Request) {
 		a.finish(x, failure("Function.ResponseSizeTooLarge", message))
 		tooLarge(w, MaxResponse)
 	case err != nil:
-		a.finish(x, failure("Runtime.TruncatedResponse", "Response ended before it was complete"))
+		a.finish(x, truncated())
 		fail(w, http.StatusBadRequest, "TruncatedHTTPRequest", "HTTP request detected as truncated")
 	default:
-		out := outcome(r, body)
-		out.Release = release
-		a.finish(x, out)
+		a.finish(x, outcome(r, body, release))
 		accepted(w)
 	}
 }
 
-// outcome is a complete answer, or the error that ended it midway, which
-// streaming runtimes put into trailers.
-func outcome(r *http.Request, body []byte) agent.Outcome {
-	out := agent.Outcome{ContentType: r.Header.Get("Content-Type"), Payload: body}
-	if len(out.ContentType) > maxContentType || !utf8.ValidString(out.ContentType) {
-		out.ContentType = contentTypeJSON
-	}
-	errorType := r.Trailer.Get(headerErrorType)
-	if errorType == "" {
+// outcome is a complete answer, or the error that ended it midway.
+func outcome(r *http.Request, body []byte, release func()) agent.Outcome {
+	if out, ok := trailerError(r); ok {
+		if release != nil {
+			release() // of the answer nothing is kept
+		}
 		return out
 	}
-	document, err := base64.StdEncoding.DecodeString(r.Trailer.Get(headerErrorBody))
-	if err != nil || len(document) == 0 {
-		return failure(knownType(errorType), "")
+	return agent.Outcome{ContentType: contentType(r), Payload: body, Release: release}
+}
+
+// contentType is that of an answer.
+func contentType(r *http.Request) string {
+	t := r.Header.Get("Content-Type")
+	if len(t) > maxContentType || !utf8.ValidString(t) {
+		return contentTypeJSON
 	}
-	return agent.Outcome{FunctionError: Unhandled, ContentType: contentTypeJSON, Payload: document}
+	return t
 }
 
 // functionError takes a function's error.
 func (a *API) functionError(id string, w http.ResponseWriter, r *http.Request) {
 	x := a.claim(id)
+	if x == nil {
+		x = a.interrupt(id)
+	}
 	if x == nil {
 		fail(w, http.StatusBadRequest, "InvalidRequestID", "Invalid request ID")
 		return
@@ -211,7 +220,9 @@ func (a *API) functionError(id string, w http.ResponseWriter, r *http.Request) {
 		a.finish(x, failure(errorType, ""))
 		accepted(w)
 	default:
-		a.finish(x, agent.Outcome{FunctionError: Unhandled, ContentType: contentTypeJSON, Payload: body, Release: release})
+		out := failed(errorType, body)
+		out.Release = release
+		a.finish(x, out)
 		accepted(w)
 	}
 }
@@ -308,8 +319,18 @@ func read(r *http.Request, limit int64) ([]byte, error) {
 	return body, nil
 }
 
+// failure is the outcome of an error that has no document.
 func failure(errorType, message string) agent.Outcome {
-	return agent.Outcome{FunctionError: Unhandled, ContentType: contentTypeJSON, Payload: document(errorType, message)}
+	return failed(errorType, document(errorType, message))
+}
+
+// failed is the outcome of an error.
+func failed(errorType string, document []byte) agent.Outcome {
+	return agent.Outcome{FunctionError: Unhandled, ErrorType: errorType, ContentType: contentTypeJSON, Payload: document}
+}
+
+func truncated() agent.Outcome {
+	return failure("Runtime.TruncatedResponse", "Response ended before it was complete")
 }
 
 func accepted(w http.ResponseWriter) {
