@@ -1,19 +1,22 @@
-// Package code keeps function code on disk: archives named by the SHA-256 of
-// their content, fetched once, unpacked once, mounted read-only by every
-// environment that uses them.
+// Package code keeps function code and layers on disk: archives named by the
+// SHA-256 of their content, fetched once, unpacked once, mounted read-only by
+// every environment that uses them. Several layers are merged to one tree.
 //
 // # Model
 //
 // Under its directory the cache has one directory per archive, named by the
-// hash, and working files whose names start with "tmp-". An archive is fetched
-// and unpacked under such a name and renamed when complete.
+// hash, one directory per list of layers, named "layers-" and a hash of the list,
+// and working files whose names start with "tmp-". An archive is fetched and
+// unpacked under such a name and renamed when complete; layers are merged
+// likewise, by hard links to the files of the archives.
 //
 // # Invariants
 //
 //  1. A directory named by a hash is complete and came from an archive with
-//     that hash.
+//     that hash, or from the layers of that list.
 //  2. What is held is never evicted.
-//  3. Unpacked bytes never exceed the budget, unless they are all held.
+//  3. Unpacked bytes never exceed the budget, unless they are all held. A merged
+//     tree counts as if its files were its own: it outlives the archives.
 //
 // # Concurrency
 //
@@ -78,7 +81,7 @@ type Cache struct {
 	used    agent.Bytes
 }
 
-// entry is one archive. The mutex of the cache guards it.
+// entry is one tree. The mutex of the cache guards it.
 type entry struct {
 	size    agent.Bytes
 	holders int
@@ -88,11 +91,15 @@ type entry struct {
 }
 
 const (
-	tempPrefix = "tmp-"
-	bootFile   = "boot-id"
+	tempPrefix   = "tmp-"
+	layersPrefix = "layers-"
+	bootFile     = "boot-id"
 )
 
-var isHash = regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString //nolint:gochecknoglobals // a constant in all but syntax
+var (
+	isHash = regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString                        //nolint:gochecknoglobals // a constant in all but syntax
+	isName = regexp.MustCompile(`^(` + layersPrefix + `)?[0-9a-f]{64}$`).MatchString //nolint:gochecknoglobals // a constant in all but syntax
+)
 
 // New sweeps what crashes left in the directory and returns a cache of the
 // rest.
@@ -129,7 +136,7 @@ func (c *Cache) sweep() error {
 	}
 	for _, d := range found {
 		path := filepath.Join(c.cfg.Dir, d.Name())
-		if keep && d.IsDir() && isHash(d.Name()) {
+		if keep && d.IsDir() && isName(d.Name()) {
 			if err := c.readopt(d.Name(), path); err != nil {
 				return err
 			}
@@ -165,12 +172,21 @@ func (c *Cache) Acquire(ctx context.Context, code agent.Code) (dir string, relea
 	if !isHash(code.SHA256) {
 		return "", nil, fmt.Errorf("code %q is not a sha-256: %w", code.SHA256, errdefs.ErrInvalidArgument)
 	}
+	return c.acquire(ctx, code.SHA256, func(work, tree string) (agent.Bytes, error) {
+		return c.obtain(ctx, code, filepath.Join(work, "archive"), tree)
+	})
+}
+
+// maker makes a directory named tree, in work, and returns its size.
+type maker func(work, tree string) (agent.Bytes, error)
+
+// acquire holds the tree of that name, after it was made if it is missing.
+func (c *Cache) acquire(ctx context.Context, name string, fill maker) (dir string, release func(), err error) {
 	for {
-		e, wait, mine := c.hold(code.SHA256)
+		e, wait, mine := c.hold(name)
 		switch {
 		case mine:
-			err := c.load(ctx, code, e)
-			if err != nil {
+			if err := c.load(name, e, fill); err != nil {
 				return "", nil, err
 			}
 		case wait != nil:
@@ -178,10 +194,10 @@ func (c *Cache) Acquire(ctx context.Context, code agent.Code) (dir string, relea
 			case <-wait:
 				continue // complete, or failed and ours to try
 			case <-ctx.Done():
-				return "", nil, fmt.Errorf("waiting for code %s: %w", code.SHA256, context.Cause(ctx))
+				return "", nil, fmt.Errorf("waiting for code %s: %w", name, context.Cause(ctx))
 			}
 		}
-		return filepath.Join(c.cfg.Dir, code.SHA256), sync.OnceFunc(func() { c.release(code.SHA256) }), nil
+		return filepath.Join(c.cfg.Dir, name), sync.OnceFunc(func() { c.release(name) }), nil
 	}
 }
 
@@ -232,9 +248,9 @@ func (c *Cache) release(sha string) {
 	}
 }
 
-// load fetches and unpacks into e, which the caller made.
-func (c *Cache) load(ctx context.Context, code agent.Code, e *entry) (err error) {
-	final := filepath.Join(c.cfg.Dir, code.SHA256)
+// load makes the tree of e, which the caller made.
+func (c *Cache) load(name string, e *entry, fill maker) (err error) {
+	final := filepath.Join(c.cfg.Dir, name)
 	var size agent.Bytes
 	defer func() {
 		c.mu.Lock()
@@ -242,14 +258,14 @@ func (c *Cache) load(ctx context.Context, code agent.Code, e *entry) (err error)
 		close(e.fetching)
 		e.fetching = nil
 		if err != nil {
-			delete(c.entries, code.SHA256)
+			delete(c.entries, name)
 			return
 		}
 		e.size = size
 	}()
 	work, err := os.MkdirTemp(c.cfg.Dir, tempPrefix)
 	if err != nil {
-		return fmt.Errorf("loading code %s: %w", code.SHA256, hostFault("making a directory", err))
+		return fmt.Errorf("loading code %s: %w", name, hostFault("making a directory", err))
 	}
 	defer func() {
 		// What cannot be removed after a success is swept at the next start.
@@ -258,22 +274,21 @@ func (c *Cache) load(ctx context.Context, code agent.Code, e *entry) (err error)
 		}
 	}()
 	tree := filepath.Join(work, "tree")
-	if size, err = c.obtain(ctx, code, filepath.Join(work, "archive"), tree); err != nil {
+	if size, err = fill(work, tree); err != nil {
 		return err
 	}
 	if err := c.reserve(size); err != nil {
-		return fmt.Errorf("keeping code %s: %w", code.SHA256, err)
+		return fmt.Errorf("keeping code %s: %w", name, err)
 	}
 	if err := os.Rename(tree, final); err != nil {
 		c.unreserve(size)
-		return fmt.Errorf("keeping code %s: %w", code.SHA256, hostFault("renaming", err))
+		return fmt.Errorf("keeping code %s: %w", name, hostFault("renaming", err))
 	}
 	return nil
 }
 
 // obtain fetches an archive and unpacks it into tree, the size of which it
-// returns. When the disk is full, what nobody holds is evicted: the next attempt
-// may find room.
+// returns. When the disk is full it makes room: the next attempt may find it.
 func (c *Cache) obtain(ctx context.Context, code agent.Code, archive, tree string) (agent.Bytes, error) {
 	err := c.fetch(ctx, code, archive)
 	if err == nil {
@@ -281,17 +296,22 @@ func (c *Cache) obtain(ctx context.Context, code agent.Code, archive, tree strin
 			err = fmt.Errorf("unpacking code %s: %w", code.SHA256, err)
 		}
 	}
-	switch {
-	case diskFull(err):
-		return 0, errors.Join(err, c.evictTo(0))
-	case err != nil:
-		return 0, err
+	if err != nil {
+		return 0, errors.Join(err, c.makeRoom(err))
 	}
 	size, err := treeSize(tree)
 	if err != nil {
 		return 0, fmt.Errorf("measuring code %s: %w", code.SHA256, hostFault("reading", err))
 	}
 	return size, nil
+}
+
+// makeRoom evicts what nobody holds if err says that the disk is full.
+func (c *Cache) makeRoom(err error) error {
+	if !diskFull(err) {
+		return nil
+	}
+	return c.evictTo(0)
 }
 
 // reserve makes room for size bytes, evicting what was not used for longest.

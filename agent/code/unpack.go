@@ -52,10 +52,7 @@ func (c *Cache) unpack(ctx context.Context, archive, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // functions read it under their own user
-		return hostFault("making a directory", err)
-	}
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the umask may have taken bits
+	if err := mkdir(dir); err != nil {
 		return hostFault("making a directory", err)
 	}
 	root, err := os.OpenRoot(dir)

@@ -96,9 +96,7 @@ func (p *Pool) live(agentCtx, ctx context.Context, in *incarnation) {
 func (p *Pool) bringUp(ctx context.Context, in *incarnation, serve func(net.Listener)) (release func(), err error) {
 	release = func() {}
 	if in.adopted {
-		if r, ok := p.cfg.Code.Hold(in.assignment.Code.SHA256); ok {
-			release = r
-		}
+		release = p.keepUnpacked(in.assignment)
 	} else {
 		var spec sandbox.Spec
 		if spec, release, err = p.prepare(ctx, in); err != nil {
@@ -155,10 +153,8 @@ func (p *Pool) prepare(ctx context.Context, in *incarnation) (sandbox.Spec, func
 		return sandbox.Spec{}, release, pullError(err)
 	}
 	b := build{assignment: a, sandbox: in.id, image: image, region: p.cfg.Region, token: in.token, now: time.Now()}
-	if a.Code != (agent.Code{}) {
-		if b.codeDir, release, err = p.cfg.Code.Acquire(ctx, a.Code); err != nil {
-			return sandbox.Spec{}, func() {}, codeError(err)
-		}
+	if b.unpacked, release, err = p.unpack(ctx, a); err != nil {
+		return sandbox.Spec{}, release, err
 	}
 	if b.metadata, err = p.cfg.Encode(a); err != nil {
 		return sandbox.Spec{}, release, fmt.Errorf("encoding assignment %s: %w", a.Environment, err)

@@ -72,6 +72,11 @@ type CodeCache interface {
 	Acquire(ctx context.Context, code agent.Code) (dir string, release func(), err error)
 	// Hold is Acquire for an archive that is already there.
 	Hold(sha256 string) (release func(), ok bool)
+	// AcquireLayers is Acquire for layers, at least one: the directory has the
+	// files of all, later ones hiding earlier ones.
+	AcquireLayers(ctx context.Context, layers []agent.Code) (dir string, release func(), err error)
+	// HoldLayers is AcquireLayers for layers that are already there.
+	HoldLayers(layers []agent.Code) (release func(), ok bool)
 }
 
 // Config is what a pool needs. All fields are required unless they say so.

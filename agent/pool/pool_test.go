@@ -68,6 +68,19 @@ func (c *codeStub) Hold(sha string) (func(), bool) {
 	return release, true
 }
 
+func (c *codeStub) AcquireLayers(ctx context.Context, layers []agent.Code) (string, func(), error) {
+	var name string
+	for _, l := range layers {
+		name += "+" + l.SHA256
+	}
+	return c.Acquire(ctx, agent.Code{SHA256: name})
+}
+
+func (c *codeStub) HoldLayers(layers []agent.Code) (func(), bool) {
+	_, release, err := c.AcquireLayers(context.Background(), layers)
+	return release, err == nil
+}
+
 func (c *codeStub) recover() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

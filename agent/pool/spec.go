@@ -38,8 +38,8 @@ type build struct {
 	assignment agent.Assignment
 	sandbox    sandbox.ID
 	image      sandbox.ImageConfig
-	// codeDir holds the unpacked code; empty for images.
-	codeDir  string
+	// unpacked is zero for images.
+	unpacked
 	metadata []byte
 	region   string
 	// token lets the function read its role's credentials; empty for none.
@@ -78,6 +78,9 @@ func (b build) spec() sandbox.Spec {
 		s.Args = []string{bootstraps}
 		s.WorkingDir = taskRoot
 		s.Mounts = []sandbox.Mount{{Source: b.codeDir, Target: taskRoot}}
+	}
+	if b.layerDir != "" {
+		s.Mounts = append(s.Mounts, sandbox.Mount{Source: b.layerDir, Target: layerRoot})
 	}
 	return s
 }

@@ -28,7 +28,7 @@ func zip() build {
 		},
 		sandbox:  "e-1-abcdefgh",
 		image:    sandbox.ImageConfig{Entrypoint: []string{"/lambda-entrypoint.sh"}, Env: []string{"LANG=C.UTF-8", "EXTRA=1"}, WorkingDir: "/home"},
-		codeDir:  "/data/code/abc",
+		unpacked: unpacked{codeDir: "/data/code/abc"},
 		metadata: []byte("m"),
 		region:   "eu-west-1",
 		now:      time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC),
