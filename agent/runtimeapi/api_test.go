@@ -84,7 +84,7 @@ func TestInvariant4_ADeadlineDisturbsNeitherTheRuntimeNorSiblings(t *testing.T) 
 			t.Errorf("caller was answered after %v", took)
 		}
 		want := agent.Outcome{
-			FunctionError: "Unhandled", ContentType: "application/json", Duration: 3 * time.Second,
+			FunctionError: "Unhandled", ErrorType: "Sandbox.Timedout", ContentType: "application/json", Duration: 3 * time.Second,
 			Payload: []byte(`{"errorType":"Sandbox.Timedout","errorMessage":"RequestId: slow Error: Task timed out after 3.00 seconds"}`),
 		}
 		if d := cmp.Diff(want, got.out); d != "" || got.err != nil {
@@ -243,7 +243,9 @@ func TestExitAnswersEverythingInFlightAtOnce(t *testing.T) {
 				synctest.Wait()
 				api.Exited(tc.exit)
 				api.Exited(runtimeapi.Exit{Code: 99})
-				want := agent.Outcome{FunctionError: "Unhandled", ContentType: "application/json", Payload: []byte(tc.want), Duration: time.Second}
+				want := agent.Outcome{
+					FunctionError: "Unhandled", ErrorType: tc.exit.Type(), ContentType: "application/json", Payload: []byte(tc.want), Duration: time.Second,
+				}
 				if r := <-running; r.err != nil || cmp.Diff(want, r.out) != "" {
 					t.Error(r.err, cmp.Diff(want, r.out))
 				}
@@ -356,11 +358,11 @@ func TestFunctionErrorsReachTheCaller(t *testing.T) {
 		out := invoke(func() {
 			c.post("runtime/invocation/r/error", strings.NewReader(`{"errorType":"E","errorMessage":"m"}`), "Lambda-Runtime-Function-Error-Type", "Function.E")
 		})
-		unhandled(t, out, `{"errorType":"E","errorMessage":"m"}`)
+		unhandled(t, out, "Function.Unknown", `{"errorType":"E","errorMessage":"m"}`)
 		out = invoke(func() {
 			c.post("runtime/invocation/r/error", nil, "Lambda-Runtime-Function-Error-Type", "Function.Broken")
 		})
-		unhandled(t, out, `{"errorType":"Function.Broken","errorMessage":""}`)
+		unhandled(t, out, "Function.Broken", `{"errorType":"Function.Broken","errorMessage":""}`)
 		out = invoke(func() {
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, base+"runtime/invocation/r/response", zeros(10))
 			if err != nil {
@@ -380,16 +382,15 @@ func TestFunctionErrorsReachTheCaller(t *testing.T) {
 				t.Errorf("got %d", resp.StatusCode)
 			}
 		})
-		unhandled(t, out, `{"errorType":"Halfway"}`)
+		unhandled(t, out, "Runtime.Halfway", `{"errorType":"Halfway"}`)
 		out = invoke(func() {
-			if status, _ := c.post("runtime/invocation/r/response", nil, "Lambda-Runtime-Function-Response-Mode", "odd"); status != 400 {
-				t.Errorf("got %d", status)
+			status, text := c.post("runtime/invocation/r/response", nil, "Lambda-Runtime-Function-Response-Mode", "odd")
+			if status != 400 || text != `{"errorMessage":"Invalid function response mode","errorType":"InvalidFunctionResponseMode"}` {
+				t.Errorf("got %d %s", status, text)
 			}
-			c.answer("r", "after a mistake")
 		})
-		if out.FunctionError != "" || string(out.Payload) != "after a mistake" {
-			t.Errorf("got %+v", out)
-		}
+		unhandled(t, out, "Runtime.InvalidResponseModeHeader",
+			`{"errorType":"Runtime.InvalidResponseModeHeader","errorMessage":"Invalid function response mode"}`)
 	})
 }
 
@@ -432,9 +433,9 @@ func TestTheFirstInitErrorCounts(t *testing.T) {
 }
 
 // unhandled requires a function error with a document.
-func unhandled(t *testing.T, out agent.Outcome, document string) {
+func unhandled(t *testing.T, out agent.Outcome, errorType, document string) {
 	t.Helper()
-	want := agent.Outcome{FunctionError: "Unhandled", ContentType: "application/json", Payload: []byte(document)}
+	want := agent.Outcome{FunctionError: "Unhandled", ErrorType: errorType, ContentType: "application/json", Payload: []byte(document)}
 	if d := cmp.Diff(want, out); d != "" {
 		t.Error(d)
 	}
