@@ -142,6 +142,9 @@ type Spec struct {
 	Args []string
 	// Env is the whole environment, "NAME=value".
 	Env []string
+	// Link is where the init process finds whoever owns the sandbox; zero for
+	// nowhere.
+	Link Link
 	// WorkingDir must exist in the image or a mount, or the command is not
 	// started; empty means "/".
 	WorkingDir string
@@ -158,6 +161,18 @@ type Spec struct {
 	// needs to take the sandbox back after a restart. At most 1 MiB. It may hold
 	// secrets: drivers never log it.
 	Metadata []byte
+}
+
+// Link connects the init process with the owner of its sandbox, see
+// [github.com/hearth-compute/hearth/sandbox/link]. Drivers that have no init
+// process of their own ignore it.
+type Link struct {
+	// Address is what init dials before it starts anything: an IPv4 address and port
+	// on the sandbox's loopback interface, where the owner listens.
+	Address string
+	// Helpers is a directory in the sandbox: its files are started beside the
+	// command, and before it. It need not exist.
+	Helpers string
 }
 
 // User is a numeric user and group.

@@ -1,13 +1,19 @@
 // Command hearth-init is PID 1 of every sandbox: it starts the command,
 // forwards signals to it, reaps orphans and ends with the command's exit code.
 //
-//	hearth-init [-C DIRECTORY] -- FILE[:FILE…] [ARGUMENT…]
+//	hearth-init [-link ADDRESS] [-helpers DIRECTORY] [-C DIRECTORY] -- FILE[:FILE…] [ARGUMENT…]
 //
 // The first FILE that exists is run, in DIRECTORY; one without a slash is looked
 // for in PATH. The exit code is the command's, 128+n if signal n ended it. When
 // the command cannot be started the exit code is 127 if no FILE exists, 126 if
 // it cannot be executed and 125 if DIRECTORY cannot be entered, and the one line
 // that was printed begins with "hearth-init: " and says why, in AWS's words.
+//
+// With -link it first dials the sandbox's owner and speaks sandbox/link with it:
+// every exit is reported, and the files of the helpers' directory, if there are
+// any, are started as the owner says, and the command after them. It ends when
+// nothing it started is left, when it is told to, or when the command has ended
+// and nobody has answered for a minute; what still runs ends with it.
 package main
 
 import (
@@ -38,46 +44,71 @@ const (
 	maxLoader  = 4096
 )
 
-const usage = "usage: hearth-init [-C DIRECTORY] -- FILE[:FILE...] [ARGUMENT...]"
+const usage = "usage: hearth-init [-link ADDRESS] [-helpers DIRECTORY] [-C DIRECTORY] -- FILE[:FILE...] [ARGUMENT...]"
 
 func main() {
 	os.Exit(run(os.Args[1:], os.Stderr))
 }
 
-func run(args []string, stderr io.Writer) int {
-	directory := "."
-	if len(args) >= 2 && args[0] == "-C" {
-		directory, args = args[1], args[2:]
+// options are the command line.
+type options struct {
+	// link is the address of the owner, and helpers a directory; both may be empty.
+	link, helpers string
+	directory     string
+	command       []string
+}
+
+func parse(args []string) (o options, ok bool) {
+	o.directory = "."
+	flags := map[string]*string{"-link": &o.link, "-helpers": &o.helpers, "-C": &o.directory}
+	for len(args) >= 2 && flags[args[0]] != nil {
+		*flags[args[0]] = args[1]
+		args = args[2:]
 	}
 	if len(args) < 2 || args[0] != "--" {
+		return o, false
+	}
+	o.command = args[1:]
+	return o, true
+}
+
+func run(args []string, stderr io.Writer) int {
+	o, ok := parse(args)
+	if !ok {
 		_, _ = fmt.Fprintln(stderr, usage)
 		return exitUsage
 	}
-	args = args[1:]
-	cannot := func(err error, code int) int {
-		_, _ = fmt.Fprintf(stderr, "hearth-init: %s\n", strings.ReplaceAll(err.Error(), "\n", " "))
-		return code
-	}
-	if err := os.Chdir(directory); err != nil {
-		return cannot(err, exitNoDirectory)
-	}
-	file, err := choose(args[0])
-	if err != nil {
-		return cannot(err, exitNotFound)
-	}
-	signals := make(chan os.Signal, 16) // signals that may arrive while one is forwarded
+	signals := make(chan os.Signal, 16) // signals that may arrive while one is handled
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGCHLD)
-	child, err := os.StartProcess(file, append([]string{file}, args[1:]...), &os.ProcAttr{ //nolint:gosec // G702: this is what it is for
+	return newSupervisor(o, stderr, signals).run()
+}
+
+// fault is why the command cannot be started.
+type fault struct {
+	err  error
+	code int
+}
+
+// startCommand starts the command in its directory.
+func startCommand(o options) (pid int, cannot *fault) {
+	if err := os.Chdir(o.directory); err != nil {
+		return 0, &fault{err, exitNoDirectory}
+	}
+	file, err := choose(o.command[0])
+	if err != nil {
+		return 0, &fault{err, exitNotFound}
+	}
+	child, err := os.StartProcess(file, append([]string{file}, o.command[1:]...), &os.ProcAttr{ //nolint:gosec // G702: this is what it is for
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
 		Env:   os.Environ(),
 	})
 	switch {
 	case err != nil && errors.Is(err, os.ErrNotExist) && !exists(file):
-		return cannot(err, exitNotFound)
+		return 0, &fault{err, exitNotFound}
 	case err != nil:
-		return cannot(explain(file, err), exitNotExecutable)
+		return 0, &fault{explain(file, err), exitNotExecutable}
 	}
-	return supervise(child.Pid, signals)
+	return child.Pid, nil
 }
 
 // choose returns the first of the colon-separated files that exists and is no
@@ -205,38 +236,4 @@ func runsWith(file string) (kind, name string) {
 		}
 	}
 	return "", ""
-}
-
-// supervise forwards signals to the child and reaps whatever ends, until the
-// child itself has.
-func supervise(child int, signals <-chan os.Signal) int {
-	for {
-		if code, done := reap(child); done {
-			return code
-		}
-		if sig, ok := (<-signals).(syscall.Signal); ok && sig != syscall.SIGCHLD {
-			_ = syscall.Kill(child, sig)
-		}
-	}
-}
-
-// reap collects every process that has ended and says whether the child was
-// among them.
-func reap(child int) (code int, done bool) {
-	for {
-		var status syscall.WaitStatus
-		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
-		switch {
-		case errors.Is(err, syscall.EINTR):
-			continue
-		case err != nil || pid == 0:
-			return 0, false
-		case pid != child:
-			continue
-		case status.Signaled():
-			return exitSignalBase + int(status.Signal()), true
-		default:
-			return status.ExitStatus(), true
-		}
-	}
 }

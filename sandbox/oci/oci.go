@@ -130,7 +130,7 @@ func Spec(spec sandbox.Spec, host Host) (*specs.Spec, error) {
 		Hostname: "sandbox",
 		Root:     &specs.Root{Path: "rootfs", Readonly: true},
 		Process: &specs.Process{
-			Args:            append([]string{InitPath, "-C", cwd, "--"}, spec.Args...),
+			Args:            initArgs(spec, cwd),
 			Env:             spec.Env,
 			Cwd:             "/", // the runtime would make another if it does not exist
 			User:            specs.User{UID: spec.User.UID, GID: spec.User.GID},
@@ -147,6 +147,15 @@ func Spec(spec sandbox.Spec, host Host) (*specs.Spec, error) {
 		Mounts: mounts(spec, host),
 		Linux:  linux(spec, host),
 	}, nil
+}
+
+// initArgs is the command line of the init process.
+func initArgs(spec sandbox.Spec, directory string) []string {
+	args := []string{InitPath}
+	if spec.Link != (sandbox.Link{}) {
+		args = append(args, "-link", spec.Link.Address, "-helpers", spec.Link.Helpers)
+	}
+	return append(append(args, "-C", directory, "--"), spec.Args...)
 }
 
 func linux(spec sandbox.Spec, host Host) *specs.Linux {
