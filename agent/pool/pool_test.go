@@ -33,6 +33,8 @@ const api = "127.0.0.1:9001"
 type world struct {
 	t    *testing.T
 	host *fake.Host
+	// roles is what agents give their functions, nil for nothing.
+	roles pool.Roles
 	*process
 }
 
@@ -129,6 +131,7 @@ func (w *world) restart(code *codeStub) {
 			defer p.mu.Unlock()
 			p.table = table
 		},
+		Roles:  w.roles,
 		Region: "us-east-1",
 		Log:    slog.New(slog.DiscardHandler),
 	})
