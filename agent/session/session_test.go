@@ -111,6 +111,7 @@ type control struct {
 	registers chan *agentv1.Register
 	reports   chan *agentv1.Report
 	sets      chan *agentv1.DesiredSet
+	messages  chan *agentv1.SessionResponse
 	data      chan *tls.Conn
 	files     map[string][]byte
 
@@ -128,7 +129,7 @@ func newControl(t testing.TB, a *authority, name string) *control {
 	c := &control{
 		t: t, authority: a, lis: bufconn.Listen(64 << 10),
 		registers: make(chan *agentv1.Register, 100), reports: make(chan *agentv1.Report, 10000),
-		sets: make(chan *agentv1.DesiredSet, 10), data: make(chan *tls.Conn, 100),
+		sets: make(chan *agentv1.DesiredSet, 10), messages: make(chan *agentv1.SessionResponse), data: make(chan *tls.Conn, 100),
 		files: map[string][]byte{}, session: make(chan error),
 	}
 	c.serve(c.lis, a.server(t, name))
@@ -228,6 +229,10 @@ func (c *control) Session(stream agentv1.AgentService_SessionServer) error {
 			return err
 		case err := <-c.session:
 			return err
+		case m := <-c.messages:
+			if err := stream.Send(m); err != nil {
+				return err
+			}
 		case set := <-c.sets:
 			if err := stream.Send(&agentv1.SessionResponse{Message: &agentv1.SessionResponse_DesiredSet{DesiredSet: set}}); err != nil {
 				return err

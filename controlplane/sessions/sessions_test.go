@@ -80,6 +80,12 @@ func newStore(t *testing.T) (store.DB, *sessions.CA) {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	return newRigWith(t, nil)
+}
+
+// newRigWith is newRig with somebody who assumes roles.
+func newRigWith(t *testing.T, credentials sessions.Credentials) *rig {
+	t.Helper()
 	db, ca := newStore(t)
 	r := &rig{db: db, ca: ca, tokens: sessions.NewTokens(db, ca, "static")}
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
@@ -88,7 +94,7 @@ func newRig(t *testing.T) *rig {
 	}
 	r.Server, err = sessions.New(sessions.Config{
 		Listener: lis, CA: r.ca, Tokens: r.tokens, Artifacts: archives{"abc": "the archive"},
-		Changed: func() { r.changes.Add(1) }, Logger: slog.New(slog.DiscardHandler),
+		Changed: func() { r.changes.Add(1) }, Credentials: credentials, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
