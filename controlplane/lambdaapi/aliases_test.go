@@ -293,7 +293,7 @@ func aliasNames(aliases []types.AliasConfiguration) (names []string) {
 func TestAMarkerOfNobodyIsRefusedByEveryList(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, nil).withFunction()
-	labels := strings.NewReplacer("{FunctionName}", "f", "{CapacityProviderName}", "pool")
+	labels := strings.NewReplacer("{FunctionName}", "f", "{CapacityProviderName}", "pool", "{LayerName}", "l")
 	asked := 0
 	for _, op := range lambdaapi.Operations() {
 		served := op.State == lambdaapi.Works || op.State == lambdaapi.StoredOnly

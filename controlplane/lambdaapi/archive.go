@@ -26,37 +26,38 @@ const (
 )
 
 // checkArchive refuses at once what agents would refuse to unpack, as far as
-// the archive's table of contents and its links show it.
-func checkArchive(content []byte) error {
+// the archive's table of contents and its links show it. It returns how many
+// bytes the archive says it unpacks to.
+func checkArchive(content []byte) (unpacked int64, err error) {
 	d := &directory{r: bytes.NewReader(content), left: maxDirectory}
 	r, err := zip.NewReader(d, int64(len(content)))
 	switch {
 	case d.left < 0:
-		return unzippable("its table of contents is larger than %d bytes", maxDirectory)
+		return 0, unzippable("its table of contents is larger than %d bytes", maxDirectory)
 	case err != nil:
-		return invalidParameter(unzipMessage)
+		return 0, invalidParameter(unzipMessage)
 	case len(r.File) == 0:
-		return invalidParameter("Uploaded file must be a non-empty zip")
+		return 0, invalidParameter("Uploaded file must be a non-empty zip")
 	case len(r.File) > maxFiles:
-		return unzippable("it has %d entries, and may have %d", len(r.File), maxFiles)
+		return 0, unzippable("it has %d entries, and may have %d", len(r.File), maxFiles)
 	}
 	d.left = math.MaxInt // from here on links are read
 	var size uint64
 	links := 0
 	for _, f := range r.File {
 		if f.UncompressedSize64 > maxUnzipped-size {
-			return invalidParameter("Unzipped size must be smaller than %d bytes", maxUnzipped)
+			return 0, invalidParameter("Unzipped size must be smaller than %d bytes", maxUnzipped)
 		}
 		size += f.UncompressedSize64
 		target, err := checkEntry(f)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if links += target; links > maxLinks {
-			return unzippable("its links have more than %d bytes", maxLinks)
+			return 0, unzippable("its links have more than %d bytes", maxLinks)
 		}
 	}
-	return nil
+	return int64(size), nil //nolint:gosec // at most maxUnzipped
 }
 
 const unzipMessage = "Could not unzip uploaded file. Please check your file, then try to upload again."

@@ -85,7 +85,8 @@ func (s *Server) keepCode(ctx context.Context, from source, kind, doing string) 
 	if err != nil {
 		return code, err
 	}
-	return controlplane.Code{SHA256: sha, Size: controlplane.Bytes(size)}, nil
+	code.SHA256, code.Size = sha, controlplane.Bytes(size)
+	return code, nil
 }
 
 // turnLimit is how long a request waits for those that read from buckets.
@@ -115,7 +116,7 @@ func (s *Server) turn(ctx context.Context, from source) (done func(), err error)
 }
 
 // readCode checks the code. It returns that of an image, or the archive, whose
-// code is not worked out before it is kept.
+// name is not worked out before it is kept.
 func (s *Server) readCode(ctx context.Context, from source, kind, doing string) (code controlplane.Code, archive []byte, err error) {
 	if err := from.check(kind, doing); err != nil {
 		return code, nil, err
@@ -128,10 +129,11 @@ func (s *Server) readCode(ctx context.Context, from source, kind, doing string) 
 	if err != nil {
 		return code, nil, err
 	}
-	if err := checkArchive(archive); err != nil {
+	unpacked, err := checkArchive(archive)
+	if err != nil {
 		return code, nil, err
 	}
-	return code, archive, nil
+	return controlplane.Code{Unpacked: controlplane.Bytes(unpacked)}, archive, nil
 }
 
 // fetchLimit bounds how long one may read from a bucket, which nobody else does
@@ -210,6 +212,9 @@ func (s *Server) updateFunctionCode(ctx context.Context, in *lambda.UpdateFuncti
 			return err
 		}
 		next := recoded(f, in, code)
+		if err := fits(&next); err != nil {
+			return err
+		}
 		if err := change.apply(f, next); err != nil {
 			return err
 		}
@@ -284,9 +289,12 @@ func (s *Server) dryUpdateCode(ctx context.Context, in *lambda.UpdateFunctionCod
 	}
 	if archive != nil {
 		sum := sha256.Sum256(archive)
-		code = controlplane.Code{SHA256: hex.EncodeToString(sum[:]), Size: controlplane.Bytes(len(archive))}
+		code.SHA256, code.Size = hex.EncodeToString(sum[:]), controlplane.Bytes(len(archive))
 	}
 	f.Latest = recoded(f, in, code)
+	if err := fits(&f.Latest); err != nil {
+		return nil, err
+	}
 	if s.publication(in.Publish, in.PublishTo, nil).to != toNothing || len(in.Architectures) > 0 {
 		err = s.cfg.DB.View(ctx, func(r store.Reader) error { return s.attach(r, f) })
 		if err != nil {

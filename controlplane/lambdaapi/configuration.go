@@ -57,7 +57,7 @@ func createSettings(in *lambda.CreateFunctionInput) settings {
 		memoryMB: in.MemorySize, timeoutS: in.Timeout, runtime: in.Runtime, environment: in.Environment,
 		ephemeral: in.EphemeralStorage, logging: in.LoggingConfig, tracing: in.TracingConfig,
 		deadLetter: in.DeadLetterConfig, provider: in.CapacityProviderConfig, image: in.ImageConfig, layers: in.Layers,
-		refused: append(refusals(in.VpcConfig, in.SnapStart, in.Layers, in.FileSystemConfigs, in.DurableConfig),
+		refused: append(refusals(in.VpcConfig, in.SnapStart, in.FileSystemConfigs, in.DurableConfig),
 			refusal{in.TenancyConfig != nil, "TenancyConfig"},
 			refusal{deref(in.CodeSigningConfigArn) != "", "CodeSigningConfigArn"},
 			refusal{in.Code != nil && deref(in.Code.SourceKMSKeyArn) != "", "SourceKMSKeyArn"}),
@@ -70,19 +70,18 @@ func updateSettings(in *lambda.UpdateFunctionConfigurationInput) settings {
 		memoryMB: in.MemorySize, timeoutS: in.Timeout, runtime: in.Runtime, environment: in.Environment,
 		ephemeral: in.EphemeralStorage, logging: in.LoggingConfig, tracing: in.TracingConfig,
 		deadLetter: in.DeadLetterConfig, provider: in.CapacityProviderConfig, image: in.ImageConfig, layers: in.Layers,
-		refused: refusals(in.VpcConfig, in.SnapStart, in.Layers, in.FileSystemConfigs, in.DurableConfig),
+		refused: refusals(in.VpcConfig, in.SnapStart, in.FileSystemConfigs, in.DurableConfig),
 	}
 }
 
 // refusals lists the features a managed-instances function cannot have, and
 // those that are not available here.
-func refusals(vpc *types.VpcConfig, snap *types.SnapStart, layers []string, files []types.FileSystemConfig,
+func refusals(vpc *types.VpcConfig, snap *types.SnapStart, files []types.FileSystemConfig,
 	durable *types.DurableConfig,
 ) []refusal {
 	return []refusal{
 		{vpc != nil && len(vpc.SubnetIds)+len(vpc.SecurityGroupIds) > 0, "VpcConfig"},
 		{snap != nil && snap.ApplyOn != "" && snap.ApplyOn != types.SnapStartApplyOnNone, "SnapStart"},
-		{len(layers) > 0, "Layers"},
 		{len(files) > 0, "FileSystemConfigs"},
 		{durable != nil, "DurableConfig"},
 	}
@@ -117,6 +116,7 @@ func (in *settings) check() error {
 		enum(&c, "tracingConfig.mode", t.Mode, t.Mode.Values())
 	}
 	checkImageConfig(&c, in.image)
+	checkLayers(&c, in.layers)
 	in.checkCapacityProvider(&c)
 	if err := c.err(); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -75,17 +76,28 @@ func between[N int32 | float64](c *constraints, at string, value *N, minimum, ma
 
 // enum checks an enum, if it is set. all is what its Values method returns.
 func enum[E ~string](c *constraints, at string, value E, all []E) {
-	if value == "" {
-		return
+	if value != "" && !slices.Contains(all, value) {
+		c.breaks("'"+string(value)+"'", at, "Member must satisfy enum value set: "+shownList(all))
 	}
-	names := make([]string, len(all))
-	for i, e := range all {
-		if e == value {
+}
+
+// enums checks each element of a list of enums.
+func enums[E ~string](c *constraints, at string, list, all []E) {
+	for _, e := range list {
+		if !slices.Contains(all, e) {
+			c.breaks("'"+shownList(list)+"'", at, "Member must satisfy constraint: [Member must satisfy enum value set: "+shownList(all)+"]")
 			return
 		}
-		names[i] = string(e)
 	}
-	c.breaks("'"+string(value)+"'", at, "Member must satisfy enum value set: ["+strings.Join(names, ", ")+"]")
+}
+
+// shownList is a list as messages have it.
+func shownList[E ~string](list []E) string {
+	texts := make([]string, len(list))
+	for i, e := range list {
+		texts[i] = string(e)
+	}
+	return "[" + strings.Join(texts, ", ") + "]"
 }
 
 // length checks how many elements a list has, if there is one.
@@ -93,11 +105,7 @@ func length[E ~string](c *constraints, at string, list []E, minimum, maximum int
 	if list == nil {
 		return
 	}
-	texts := make([]string, len(list))
-	for i, e := range list {
-		texts[i] = string(e)
-	}
-	value := "'[" + strings.Join(texts, ", ") + "]'"
+	value := "'" + shownList(list) + "'"
 	if len(list) < minimum {
 		c.breaks(value, at, fmt.Sprintf("Member must have length greater than or equal to %d", minimum))
 	}

@@ -30,7 +30,7 @@ func (s *Server) describe(f *controlplane.Function, v *controlplane.Version, arn
 		LastUpdateStatus: types.LastUpdateStatus(v.Update), LastUpdateStatusReason: optional(v.UpdateReason),
 		LastUpdateStatusReasonCode: types.LastUpdateStatusReasonCode(v.UpdateReasonCode),
 		LastModified:               stamp(v.ModifiedAt), KMSKeyArn: optional(c.KMSKeyARN),
-		ImageConfigResponse: describeImageConfig(c.Image),
+		ImageConfigResponse: describeImageConfig(c.Image), Layers: describeLayers(c),
 	}
 	if v.Qualifier == controlplane.Latest {
 		out.State = latestState(f)

@@ -55,7 +55,7 @@ func configurationMembers() map[string]member {
 		}},
 		"VpcConfig":            {value: &types.VpcConfig{SecurityGroupIds: []string{"sg"}}, refused: "VpcConfig" + refused},
 		"SnapStart":            {value: &types.SnapStart{ApplyOn: "PublishedVersions"}, refused: "SnapStart" + refused},
-		"Layers":               {value: []string{"arn:aws:lambda:us-east-1:123456789012:layer:l:1"}, refused: "Layers" + refused},
+		"Layers":               {value: []string{layerBase + "l:1"}, want: []types.Layer{{Arn: aws.String(layerBase + "l:1"), CodeSize: zipSize}}},
 		"FileSystemConfigs":    {value: []types.FileSystemConfig{{Arn: arn("x", "y"), LocalMountPath: aws.String("/mnt/a")}}, refused: "FileSystemConfigs" + refused},
 		"DurableConfig":        {value: &types.DurableConfig{ExecutionTimeout: aws.Int32(1)}, refused: "DurableConfig" + refused},
 		"TenancyConfig":        {value: &types.TenancyConfig{TenantIsolationMode: "PER_TENANT"}, refused: "TenancyConfig" + refused},
@@ -138,7 +138,7 @@ func TestEveryMemberOfCreateFunctionIsKeptOrRefused(t *testing.T) {
 		m.whole(t, name)
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, in := newSystem(t, nil).withProvider(), functionInput(t, "g")
+			s, in := newSystem(t, nil).withProvider().withLayer(), functionInput(t, "g")
 			reflect.ValueOf(in).Elem().FieldByName(name).Set(reflect.ValueOf(m.value))
 			_, err := s.CreateFunction(t.Context(), in)
 			var got types.FunctionConfiguration
@@ -163,7 +163,7 @@ func TestEveryMemberOfUpdateFunctionConfigurationIsKeptOrRefused(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, in := newSystem(t, nil).withFunction(), &lambda.UpdateFunctionConfigurationInput{FunctionName: aws.String("f")}
+			s, in := newSystem(t, nil).withFunction().withLayer(), &lambda.UpdateFunctionConfigurationInput{FunctionName: aws.String("f")}
 			reflect.ValueOf(in).Elem().FieldByName(name).Set(reflect.ValueOf(m.value))
 			_, err := s.UpdateFunctionConfiguration(t.Context(), in)
 			var got types.FunctionConfiguration

@@ -44,6 +44,9 @@ func (s *Server) createFunction(ctx context.Context, in *lambda.CreateFunctionIn
 		if err := s.attach(w, &f); err != nil {
 			return err
 		}
+		if err := s.attachLayers(w, &f.Latest, given.layers); err != nil {
+			return err
+		}
 		var err error
 		if version, err = p.publish(w, &f); err != nil {
 			return err

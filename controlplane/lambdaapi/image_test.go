@@ -148,7 +148,7 @@ func TestImagesAreRefusedAsAWSDoes(t *testing.T) {
 		},
 		"a handler": {create(func(in *lambda.CreateFunctionInput) { in.Handler = aws.String("x") }), invalid, zipOnly},
 		"a runtime": {create(func(in *lambda.CreateFunctionInput) { in.Runtime = "java21" }), invalid, zipOnly},
-		"a layer":   {create(func(in *lambda.CreateFunctionInput) { in.Layers = []string{"x"} }), invalid, zipOnly},
+		"a layer":   {create(func(in *lambda.CreateFunctionInput) { in.Layers = []string{layerBase + "l:1"} }), invalid, zipOnly},
 		"a long working directory": {
 			create(func(in *lambda.CreateFunctionInput) {
 				in.ImageConfig = &types.ImageConfig{WorkingDirectory: aws.String(strings.Repeat("x", 1001))}

@@ -191,11 +191,39 @@ func settingWrites() map[string]written {
 	}
 }
 
+// layerWrites are the changes of layers.
+func layerWrites() map[string]written {
+	const policy, life, deleting = "TestALayerPolicyGrowsAndShrinks", "TestLayersArePublishedListedAndDeleted", "TestADeletedLayerStaysWithThoseThatUseIt"
+	name := aws.String("new")
+	return map[string]written{
+		"PublishLayerVersion": {
+			inputs: []any{&lambda.PublishLayerVersionInput{
+				LayerName: name, Content: &types.LayerVersionContentInput{S3Bucket: aws.String("code"), S3Key: aws.String("layer.zip")},
+				Description: aws.String("text"), LicenseInfo: aws.String("MIT"), CompatibleRuntimes: []types.Runtime{"java21", "provided.al2023"},
+				CompatibleArchitectures: []types.Architecture{"arm64"},
+			}},
+			read: func(t *testing.T, s *system) []any {
+				t.Helper()
+				return []any{must[*lambda.GetLayerVersionOutput](t)(s.GetLayerVersion(t.Context(), &lambda.GetLayerVersionInput{LayerName: name, VersionNumber: aws.Int64(1)}))}
+			},
+			tests: map[string]string{
+				"LayerName": life, "Content.ZipFile": life, "Content.S3Bucket": "TestALayerComesFromABucket", "Content.S3Key": "TestALayerComesFromABucket",
+				"Content.S3ObjectVersion": "TestALayerComesFromABucket", "Content.S3ObjectStorageMode": "TestLayersAreRefusedAsAWSDoes",
+			},
+		},
+		"DeleteLayerVersion": {tests: map[string]string{"LayerName": deleting, "VersionNumber": deleting}},
+		"AddLayerVersionPermission": {tests: map[string]string{
+			"LayerName": policy, "VersionNumber": policy, "StatementId": policy, "Action": policy, "Principal": policy, "OrganizationId": policy, "RevisionId": policy,
+		}},
+		"RemoveLayerVersionPermission": {tests: map[string]string{"LayerName": policy, "VersionNumber": policy, "StatementId": policy, "RevisionId": policy}},
+	}
+}
+
 // writes are all operations that change something, but those of whose members
 // fields_test.go says what becomes.
 func writes() map[string]written {
 	all := providerWrites()
-	for _, some := range []map[string]written{functionWrites(), settingWrites()} {
+	for _, some := range []map[string]written{functionWrites(), settingWrites(), layerWrites()} {
 		maps.Copy(all, some)
 	}
 	return all
@@ -207,6 +235,8 @@ func filled(t *testing.T, operation string) *system {
 	s, ctx, f := newSystem(t, nil).withVersions(2), t.Context(), aws.String("f")
 	s.progress()
 	switch operation {
+	case "PublishLayerVersion":
+		s.object("layer.zip", zipOf(t, "layer"))
 	case "UpdateCapacityProvider":
 		must[*lambda.CreateCapacityProviderOutput](t)(s.CreateCapacityProvider(ctx, providerInput("other")))
 	case "UpdateAlias":

@@ -109,16 +109,6 @@ func (s *Server) operations() []operation {
 		refused(schemas.SendDurableExecutionCallbackSuccess, "durable executions"),
 		refused(schemas.StopDurableExecution, "durable executions"),
 		refused(schemas.InvokeAsync, "replaced by Invoke, at AWS too"),
-		absent(schemas.InvokeWithResponseStream, "streamed responses"),
-		absent(schemas.PublishLayerVersion, "layers"),
-		absent(schemas.GetLayerVersion, "layers"),
-		absent(schemas.GetLayerVersionByArn, "layers"),
-		absent(schemas.DeleteLayerVersion, "layers"),
-		absent(schemas.ListLayers, "layers"),
-		absent(schemas.ListLayerVersions, "layers"),
-		absent(schemas.AddLayerVersionPermission, "layers"),
-		absent(schemas.GetLayerVersionPolicy, "layers"),
-		absent(schemas.RemoveLayerVersionPermission, "layers"),
 		absent(schemas.PutResourcePolicy, "whole policies; AddPermission, RemovePermission and GetPolicy are there"),
 		absent(schemas.GetResourcePolicy, "whole policies; AddPermission, RemovePermission and GetPolicy are there"),
 		absent(schemas.DeleteResourcePolicy, "whole policies; AddPermission, RemovePermission and GetPolicy are there"),
@@ -129,9 +119,10 @@ func (s *Server) operations() []operation {
 func (s *Server) served() []operation {
 	return []operation{
 		{schema: schemas.Invoke, handle: s.invoke, state: Works, note: "synchronous and dry run; Event is refused, and LogType Tail for every function, with AWS's message for managed instances; a caller waits 15 minutes at most, whatever the Timeout"},
+		{schema: schemas.InvokeWithResponseStream, handle: s.invokeStream, state: Works, note: "as Invoke; at full speed, unless agents are told otherwise; an answer that its function does not stream comes in pieces too"},
 		// Functions.
 		s.upload(serve(schemas.CreateFunction, schemas.CreateFunctionRequest, schemas.FunctionConfiguration, s.createFunction)).
-			noted("refuses what is not in the scope, and Layers; Role, KMSKeyArn, TracingConfig, DeadLetterConfig and SystemLogLevel are kept and returned only; of the rest of LoggingConfig the function is told, and nothing is sent to a log group; a Timeout above 900 is for asynchronous invokes, which are not there yet"),
+			noted("refuses what is not in the scope, and layers of other accounts; Role, KMSKeyArn, TracingConfig, DeadLetterConfig and SystemLogLevel are kept and returned only; of the rest of LoggingConfig the function is told, and nothing is sent to a log group; a Timeout above 900 is for asynchronous invokes, which are not there yet"),
 		located(serve(schemas.GetFunction, schemas.GetFunctionRequest, schemas.GetFunctionResponse, s.getFunction)),
 		serve(schemas.GetFunctionConfiguration, schemas.GetFunctionConfigurationRequest, schemas.FunctionConfiguration, s.getFunctionConfiguration),
 		s.upload(serve(schemas.UpdateFunctionCode, schemas.UpdateFunctionCodeRequest, schemas.FunctionConfiguration, s.updateFunctionCode)),
@@ -165,6 +156,16 @@ func (s *Server) served() []operation {
 		serveEmpty(schemas.UntagResource, schemas.UntagResourceRequest, s.untagResource).noted("as TagResource"),
 		serve(schemas.ListTags, schemas.ListTagsRequest, schemas.ListTagsResponse, s.listTags),
 		serve(schemas.GetAccountSettings, schemas.GetAccountSettingsRequest, schemas.GetAccountSettingsResponse, s.getAccountSettings).noted("limits that do not exist here are the greatest number there is"),
+		// Layers.
+		located(s.upload(serve(schemas.PublishLayerVersion, schemas.PublishLayerVersionRequest, schemas.PublishLayerVersionResponse, s.publishLayerVersion))).noted("nothing acts on CompatibleRuntimes and CompatibleArchitectures"),
+		located(serve(schemas.GetLayerVersion, schemas.GetLayerVersionRequest, schemas.GetLayerVersionResponse, s.getLayerVersion)).noted("of this account and region"),
+		located(serve(schemas.GetLayerVersionByArn, schemas.GetLayerVersionByArnRequest, schemas.GetLayerVersionResponse, s.getLayerVersionByARN)).noted("of this account and region"),
+		serveEmpty(schemas.DeleteLayerVersion, schemas.DeleteLayerVersionRequest, s.deleteLayerVersion),
+		serve(schemas.ListLayers, schemas.ListLayersRequest, schemas.ListLayersResponse, s.listLayers),
+		serve(schemas.ListLayerVersions, schemas.ListLayerVersionsRequest, schemas.ListLayerVersionsResponse, s.listLayerVersions),
+		serve(schemas.AddLayerVersionPermission, schemas.AddLayerVersionPermissionRequest, schemas.AddLayerVersionPermissionResponse, s.addLayerVersionPermission).storedOnly("callers are of one account, so permissions neither allow nor deny"),
+		serveEmpty(schemas.RemoveLayerVersionPermission, schemas.RemoveLayerVersionPermissionRequest, s.removeLayerVersionPermission).storedOnly(""),
+		serve(schemas.GetLayerVersionPolicy, schemas.GetLayerVersionPolicyRequest, schemas.GetLayerVersionPolicyResponse, s.getLayerVersionPolicy).storedOnly(""),
 		// Settings that are kept and returned.
 		serve(schemas.PutFunctionRecursionConfig, schemas.PutFunctionRecursionConfigRequest, schemas.PutFunctionRecursionConfigResponse, s.putFunctionRecursionConfig).storedOnly("nothing looks for recursive loops"),
 		serve(schemas.GetFunctionRecursionConfig, schemas.GetFunctionRecursionConfigRequest, schemas.GetFunctionRecursionConfigResponse, s.getFunctionRecursionConfig).storedOnly(""),

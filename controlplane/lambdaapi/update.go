@@ -71,6 +71,9 @@ func (s *Server) updateFunctionConfiguration(ctx context.Context, in *lambda.Upd
 		if err := s.checkConfig(&next.Config); err != nil {
 			return err
 		}
+		if err := s.attachLayers(w, &next, given.layers); err != nil {
+			return err
+		}
 		if err := change.apply(f, next); err != nil {
 			return err
 		}
