@@ -26,6 +26,9 @@ type InvokeRequest struct {
 	ClientContext string
 	// TraceID is X-Amzn-Trace-Id; empty when absent.
 	TraceID string
+	// Stream, unless nil, gets the answer as it comes; then InvokeResult has no
+	// Payload but the error document of an answer that is not complete.
+	Stream AnswerStream
 }
 
 // InvokeResult is what the function answered.

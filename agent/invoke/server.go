@@ -29,7 +29,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/hearth-compute/hearth/agent"
 	invokev1 "github.com/hearth-compute/hearth/proto/hearth/invoke/v1"
@@ -104,12 +103,12 @@ func (s *Server) Invoke(ctx context.Context, req *invokev1.InvokeRequest) (*invo
 	return &invokev1.InvokeResponse{
 		Head:    &invokev1.ResponseHead{FunctionError: out.FunctionError, ContentType: out.ContentType, KeptBytes: kept},
 		Payload: out.Payload,
-		End:     &invokev1.ResponseEnd{Duration: durationpb.New(out.Duration)},
+		End:     end(&out),
 	}, nil
 }
 
 // InvokeStream runs one invocation whose payload comes and whose answer goes in
-// frames.
+// frames, and as it comes if the caller asks for that.
 func (s *Server) InvokeStream(stream grpc.BidiStreamingServer[invokev1.InvokeStreamRequest, invokev1.InvokeStreamResponse]) error {
 	head, err := receiveHead(stream)
 	if err != nil {
@@ -130,6 +129,9 @@ func (s *Server) InvokeStream(stream grpc.BidiStreamingServer[invokev1.InvokeStr
 	out, kept, err := s.run(stream.Context(), head, payload)
 	if err != nil {
 		return toStatus(err)
+	}
+	if out.Stream != nil {
+		return sendStream(stream, &out)
 	}
 	defer release(&out)
 	s.held.Add(int64(len(out.Payload))) // it is here: room or not
@@ -166,7 +168,7 @@ func (s *Server) run(ctx context.Context, head *invokev1.InvocationHead, payload
 		return out, 0, err
 	}
 	size := int64(len(out.Payload))
-	if most := head.GetInlineBytes(); most <= 0 || size <= most || ctx.Err() != nil {
+	if most := head.GetInlineBytes(); inv.Stream || most <= 0 || size <= most || ctx.Err() != nil {
 		return out, 0, nil
 	}
 	s.keep(inv.RequestID, out)
@@ -236,8 +238,7 @@ func send(stream grpc.BidiStreamingServer[invokev1.InvokeStreamRequest, invokev1
 		}
 		rest = rest[n:]
 	}
-	end := &invokev1.ResponseEnd{Duration: durationpb.New(out.Duration)}
-	return stream.Send(&invokev1.InvokeStreamResponse{Message: &invokev1.InvokeStreamResponse_End{End: end}})
+	return stream.Send(&invokev1.InvokeStreamResponse{Message: &invokev1.InvokeStreamResponse_End{End: end(&out)}})
 }
 
 // invocation translates and checks a head.
@@ -251,6 +252,9 @@ func invocation(head *invokev1.InvocationHead, size int) (agent.Invocation, erro
 		ClientContext: head.GetClientContext(),
 		TraceID:       head.GetTraceId(),
 		ContentType:   head.GetContentType(),
+		LogTail:       head.GetLogTail(),
+		Traceparent:   head.GetTraceparent(),
+		Stream:        head.GetStreamAnswer(),
 	}
 	if d := head.GetDetachedDeadline(); d != nil {
 		inv.DetachedDeadline = d.AsTime()

@@ -152,6 +152,13 @@ func throttleMessage(r controlplane.ThrottleReason) string {
 	return "Rate Exceeded."
 }
 
+// logFailure notes what is our fault, unless the client left.
+func (s *Server) logFailure(r *http.Request, requestID, operation string, err error) {
+	if r.Context().Err() == nil {
+		s.cfg.Logger.ErrorContext(r.Context(), "request failed", "request_id", requestID, "operation", operation, "err", err)
+	}
+}
+
 // render answers with err, under the spelling of "message" that the model has
 // for the exception. What is our fault goes to the log: it is answered, not
 // returned.
@@ -161,8 +168,8 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, requestID string
 	if e.status >= http.StatusInternalServerError {
 		body["Type"] = "Service"
 	}
-	if e.status == http.StatusInternalServerError && r.Context().Err() == nil { // else the client left
-		s.cfg.Logger.ErrorContext(r.Context(), "request failed", "request_id", requestID, "operation", operationOf(r), "err", err)
+	if e.status == http.StatusInternalServerError {
+		s.logFailure(r, requestID, operationOf(r), err)
 	}
 	body[messageMember(e.name)] = e.message
 	if e.reason != "" {

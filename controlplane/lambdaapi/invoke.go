@@ -18,22 +18,11 @@ const (
 // invoke serves Invoke without the codec: everything but the payload is in the
 // path, the query and the headers.
 func (s *Server) invoke(w http.ResponseWriter, r *http.Request, requestID string) error {
-	req, err := s.invokeRequest(r)
-	if err != nil {
-		return err
-	}
-	req.RequestID = requestID
-	payload, held, err := s.body(w, r, &s.payload)
+	req, held, err := s.invocation(w, r, requestID, &s.payload)
 	if err != nil {
 		return err
 	}
 	defer func() { s.bodies.give(held) }()
-	req.Payload = payload
-	if !req.DryRun {
-		if err := checkPayload(&req); err != nil {
-			return notJSON(r, err)
-		}
-	}
 	result, err := s.cfg.Invoker.Invoke(r.Context(), req)
 	if err != nil {
 		return err
@@ -45,12 +34,12 @@ func (s *Server) invoke(w http.ResponseWriter, r *http.Request, requestID string
 	// caller takes its time to read it.
 	s.bodies.give(-int64(len(result.Payload)))
 	held += int64(len(result.Payload))
-	h := w.Header()
-	h.Set("X-Amz-Executed-Version", string(result.Executed))
 	if req.DryRun {
-		write(w, http.StatusNoContent, "", nil)
+		dryRun(w, result)
 		return nil
 	}
+	h := w.Header()
+	h.Set("X-Amz-Executed-Version", string(result.Executed))
 	if result.FunctionError != "" {
 		h.Set("X-Amz-Function-Error", result.FunctionError)
 	}
@@ -65,8 +54,34 @@ func (s *Server) invoke(w http.ResponseWriter, r *http.Request, requestID string
 	return nil
 }
 
+// dryRun answers a dry run.
+func dryRun(w http.ResponseWriter, result controlplane.InvokeResult) {
+	w.Header().Set("X-Amz-Executed-Version", string(result.Executed))
+	write(w, http.StatusNoContent, "", nil)
+}
+
+// invocation reads a whole invocation, and what it holds of the budget for bodies
+// until that is given back.
+func (s *Server) invocation(w http.ResponseWriter, r *http.Request, requestID string, b *bounds) (req controlplane.InvokeRequest, held int64, err error) {
+	if req, err = s.invokeRequest(r, b); err != nil {
+		return req, 0, err
+	}
+	req.RequestID = requestID
+	if req.Payload, held, err = s.body(w, r, b); err != nil {
+		return req, 0, err
+	}
+	if req.DryRun {
+		return req, held, nil
+	}
+	if err := checkPayload(&req); err != nil {
+		s.bodies.give(held)
+		return req, 0, notJSON(r, err)
+	}
+	return req, held, nil
+}
+
 // invokeRequest reads everything but the payload.
-func (s *Server) invokeRequest(r *http.Request) (req controlplane.InvokeRequest, err error) {
+func (s *Server) invokeRequest(r *http.Request, b *bounds) (req controlplane.InvokeRequest, err error) {
 	name := r.PathValue("FunctionName")
 	query, err := queryOf(r)
 	if err != nil {
@@ -83,7 +98,7 @@ func (s *Server) invokeRequest(r *http.Request) (req controlplane.InvokeRequest,
 	if err != nil {
 		return req, err
 	}
-	kind, err := invocationType(r.Header)
+	kind, err := invocationType(r.Header, b.operation)
 	if err != nil {
 		return req, err
 	}
@@ -100,10 +115,15 @@ func (s *Server) invokeRequest(r *http.Request) (req controlplane.InvokeRequest,
 }
 
 // invocationType checks the headers that say how to invoke.
-func invocationType(h http.Header) (types.InvocationType, error) {
+func invocationType(h http.Header, operation string) (types.InvocationType, error) {
 	kind, logs := types.InvocationType(h.Get("X-Amz-Invocation-Type")), types.LogType(h.Get("X-Amz-Log-Type"))
 	var c constraints
-	enum(&c, "invocationType", kind, kind.Values())
+	if operation == streamOperation {
+		kind := types.ResponseStreamingInvocationType(kind)
+		enum(&c, "invocationType", kind, kind.Values())
+	} else {
+		enum(&c, "invocationType", kind, kind.Values())
+	}
 	enum(&c, "logType", logs, logs.Values())
 	if err := c.err(); err != nil {
 		return "", err

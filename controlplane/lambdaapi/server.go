@@ -185,8 +185,9 @@ type Server struct {
 	// fetching has a place for the one request that reads an archive from a bucket.
 	fetching  chan struct{}
 	locations locations
-	// payload is what the body of an invoke may be.
-	payload bounds
+	// payload is what the body of an invoke may be, streamPayload that of one whose
+	// answer is streamed.
+	payload, streamPayload bounds
 	// http serves when Serve is used.
 	http *http.Server
 }
@@ -209,7 +210,8 @@ func newServer(cfg Config) *Server {
 	s := &Server{
 		cfg: cfg, mux: http.NewServeMux(), bodies: budget{limit: cfg.BodyMemory},
 		fetching: make(chan struct{}, 1), locations: newLocations(),
-		payload: bounds{operation: invokeOperation, limit: maxPayload, weight: weightPayload, exception: "RequestTooLargeException"},
+		payload:       bounds{operation: invokeOperation, limit: maxPayload, weight: weightPayload, exception: "RequestTooLargeException"},
+		streamPayload: bounds{operation: streamOperation, limit: maxPayload, weight: weightPayload, exception: "RequestTooLargeException"},
 	}
 	s.http = s.httpServer()
 	s.route(s.operations())

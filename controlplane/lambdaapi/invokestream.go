@@ -1,0 +1,123 @@
+package lambdaapi
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws/protocol/eventstream"
+	"github.com/aws/aws-sdk-go-v2/aws/protocol/eventstream/eventstreamapi"
+
+	"github.com/hearth-compute/hearth/controlplane"
+)
+
+const (
+	streamOperation   = "InvokeWithResponseStream"
+	streamContentType = "application/vnd.amazon.eventstream"
+)
+
+// invokeStream serves InvokeWithResponseStream. What fails before the answer
+// begins is answered as by Invoke; from then on the last event says what failed.
+func (s *Server) invokeStream(w http.ResponseWriter, r *http.Request, requestID string) error {
+	req, held, err := s.invocation(w, r, requestID, &s.streamPayload)
+	if err != nil {
+		return err
+	}
+	defer func() { s.bodies.give(held) }()
+	answer := &answerStream{w: w, control: http.NewResponseController(w), encoder: eventstream.NewEncoder(), trace: req.TraceID}
+	if !req.DryRun {
+		req.Stream = answer
+	}
+	result, err := s.cfg.Invoker.Invoke(r.Context(), req)
+	switch {
+	case err != nil && !answer.begun:
+		return err
+	case err != nil:
+		s.logFailure(r, requestID, streamOperation, err)
+		e := asException(err)
+		return answer.complete(e.name, e.message)
+	case req.DryRun:
+		dryRun(w, result)
+		return nil
+	}
+	answer.version = cmp.Or(result.Executed, answer.version)
+	return answer.complete(result.FunctionError, string(result.Payload))
+}
+
+// answerStream encodes an answer as events as it comes. It implements
+// controlplane.AnswerStream.
+type answerStream struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+	encoder *eventstream.Encoder
+	// chunk are the headers of every piece.
+	chunk   eventstream.Headers
+	version controlplane.Qualifier
+	trace   string
+	begun   bool
+}
+
+// Executing implements controlplane.AnswerStream.
+func (a *answerStream) Executing(version controlplane.Qualifier) { a.version = version }
+
+// Begin implements controlplane.AnswerStream. The content type of the events is
+// the answer's own at AWS too; the function's is not sent.
+func (a *answerStream) Begin(string) error {
+	a.begun = true
+	h := a.w.Header()
+	h.Set("Content-Type", streamContentType)
+	h.Set("X-Amz-Executed-Version", string(a.version))
+	if a.trace != "" {
+		h.Set("X-Amzn-Trace-Id", a.trace)
+	}
+	_ = a.control.SetWriteDeadline(time.Now().Add(answerTime))
+	a.w.WriteHeader(http.StatusOK)
+	return a.control.Flush()
+}
+
+// Write implements controlplane.AnswerStream: a piece is an event.
+func (a *answerStream) Write(piece []byte) (int, error) {
+	if a.chunk == nil {
+		a.chunk = eventHeaders("PayloadChunk", "application/octet-stream")
+	}
+	if err := a.send(eventstream.Message{Headers: a.chunk, Payload: piece}); err != nil {
+		return 0, err
+	}
+	return len(piece), nil
+}
+
+// complete sends the last event; code and details are empty unless the answer is
+// not complete. Its caller may have left.
+func (a *answerStream) complete(code, details string) error {
+	if !a.begun && a.Begin("") != nil {
+		return nil
+	}
+	text, err := json.Marshal(struct {
+		ErrorCode    string `json:",omitempty"`
+		ErrorDetails string `json:",omitempty"`
+	}{code, details})
+	if err != nil {
+		return fmt.Errorf("encoding the end of an answer: %w", err)
+	}
+	_ = a.send(eventstream.Message{Headers: eventHeaders("InvokeComplete", "application/json"), Payload: text})
+	return nil
+}
+
+// send writes one event at once, within its time.
+func (a *answerStream) send(m eventstream.Message) error {
+	_ = a.control.SetWriteDeadline(time.Now().Add(answerTime))
+	if err := a.encoder.Encode(a.w, m); err != nil {
+		return err
+	}
+	return a.control.Flush()
+}
+
+func eventHeaders(event, contentType string) eventstream.Headers {
+	return eventstream.Headers{
+		{Name: eventstreamapi.MessageTypeHeader, Value: eventstream.StringValue(eventstreamapi.EventMessageType)},
+		{Name: eventstreamapi.EventTypeHeader, Value: eventstream.StringValue(event)},
+		{Name: eventstreamapi.ContentTypeHeader, Value: eventstream.StringValue(contentType)},
+	}
+}
