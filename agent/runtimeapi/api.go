@@ -50,6 +50,7 @@ import (
 
 	"github.com/hearth-compute/hearth/agent"
 	"github.com/hearth-compute/hearth/agent/admit"
+	"github.com/hearth-compute/hearth/agent/runtimeapi/telemetry"
 )
 
 const (
@@ -97,6 +98,8 @@ type Config struct {
 	// StreamRate is how many bytes a second a streamed answer may have after its
 	// first 6 MiB; zero means without bound.
 	StreamRate agent.Bytes
+	// Telemetry is where extensions subscribe and events go; nil for none.
+	Telemetry *telemetry.Hub
 	// Log is required.
 	Log *slog.Logger
 }

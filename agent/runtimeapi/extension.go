@@ -2,6 +2,7 @@ package runtimeapi
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"net/http"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/hearth-compute/hearth/agent/runtimeapi/telemetry"
 )
 
 // MaxExtensions is how many extensions an environment may have, those inside the
@@ -53,8 +56,9 @@ type extension struct {
 	wantsShutdown, told bool
 	// settled says that it has asked for an event once: it is ready.
 	settled bool
-	// refusal is why it could not register, if it could not.
-	refusal string
+	// refusal is why it could not register, if it could not; errorType the type of
+	// the error it reported, if it did.
+	refusal, errorType string
 }
 
 // extensions are those of one environment. The zero value has none.
@@ -182,6 +186,10 @@ func (a *API) Shutdown(reason ShutdownReason, deadline time.Time) (told, others 
 	return told, others
 }
 
+// Flush delivers what extensions have not got of their telemetry yet, until ctx
+// ends, for a second at most.
+func (a *API) Flush(ctx context.Context) { a.cfg.Telemetry.Flush(ctx) }
+
 // becomeReady says that the runtime asked for an invocation: no extension may
 // register any more, and the environment is ready once all of them are.
 func (a *API) becomeReady() {
@@ -189,8 +197,12 @@ func (a *API) becomeReady() {
 		return
 	}
 	a.extensions.mu.Lock()
+	first := !a.extensions.closed
 	a.extensions.closed = true
 	a.extensions.mu.Unlock()
+	if first {
+		a.cfg.Telemetry.InitRuntimeDone(telemetry.Success, "")
+	}
 	a.checkReady()
 }
 
@@ -200,11 +212,16 @@ func (a *API) checkReady() {
 	if !a.extensions.ready() {
 		return
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if !a.hasFailed && a.isReady.CompareAndSwap(false, true) {
+	if a.setReady() {
+		a.initialised(telemetry.Success, "")
 		close(a.ready)
 	}
+}
+
+func (a *API) setReady() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.hasFailed && a.isReady.CompareAndSwap(false, true)
 }
 
 func (e *extensions) ready() bool {
@@ -326,6 +343,7 @@ func (e *extensions) fail(x *extension, state, errorType string) *extensionError
 	default:
 		return x.notAllowed(state, x.id)
 	}
+	x.errorType = cmp.Or(x.errorType, errorType)
 	if state == extensionExitError {
 		e.fault = cmp.Or(e.fault, errorType)
 	}

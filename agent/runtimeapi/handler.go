@@ -54,7 +54,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, pathBase)
 	if !ok {
-		if a.serveExtension(w, r) {
+		if a.serveExtension(w, r) || a.serveTelemetry(w, r) {
 			return
 		}
 		fail(w, http.StatusNotFound, "NotFound", "Unknown path")

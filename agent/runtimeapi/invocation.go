@@ -24,6 +24,8 @@ type invocation struct {
 	// (unrunnable); it is nil unless the invocation had to wait for one.
 	taken      chan struct{}
 	unrunnable error
+	// told says that platform.start was told; it is its caller's own.
+	told bool
 
 	// What follows is guarded by API.mu; handed is read without it once the
 	// invocation is done.
@@ -31,6 +33,8 @@ type invocation struct {
 	// waiting is where it is queued for a /next; nil when it is not.
 	waiting *list.Element
 	handed  time.Time
+	// answered is when the answer began.
+	answered time.Time
 	// claimed says that a runtime is sending the answer.
 	claimed bool
 	// left says that the caller no longer reads done.
@@ -61,7 +65,11 @@ func (a *API) Invoke(ctx context.Context, inv agent.Invocation, payload []byte) 
 		a.release()
 		return agent.Outcome{}, err
 	}
-	return a.await(x), nil
+	out := a.await(x)
+	if out.Stream == nil {
+		a.ended(x, out)
+	}
+	return out, nil
 }
 
 // deadline is when the caller is answered whatever the runtime does.
@@ -106,7 +114,7 @@ func (a *API) claim(id string) *invocation {
 	if x == nil || x.claimed {
 		return nil
 	}
-	x.claimed = true
+	x.claimed, x.answered = true, time.Now()
 	return x
 }
 

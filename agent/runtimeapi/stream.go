@@ -30,9 +30,11 @@ const (
 type stream struct {
 	pieces chan []byte
 	// over is closed once end is set.
-	over  chan struct{}
-	once  sync.Once
-	end   agent.Outcome
+	over chan struct{}
+	once sync.Once
+	end  agent.Outcome
+	// ended, unless nil, is told how it ended, by the caller.
+	ended func(agent.Outcome)
 	timer *time.Timer
 	pace  pace
 }
@@ -50,6 +52,10 @@ func (s *stream) Next() ([]byte, bool) {
 // End implements agent.Stream.
 func (s *stream) End() agent.Outcome {
 	<-s.over
+	if s.ended != nil {
+		s.ended(s.end)
+		s.ended = nil
+	}
 	return s.end
 }
 
@@ -140,7 +146,10 @@ func (p *pace) wait(n int, over <-chan struct{}) bool {
 // begin gives the caller of x, which is claimed, an answer that is only beginning.
 // When nobody wants it, it is over already.
 func (a *API) begin(x *invocation, contentType string) *stream {
-	s := &stream{pieces: make(chan []byte), over: make(chan struct{}), pace: pace{rate: int64(a.cfg.StreamRate)}}
+	s := &stream{
+		pieces: make(chan []byte), over: make(chan struct{}), pace: pace{rate: int64(a.cfg.StreamRate)},
+		ended: func(out agent.Outcome) { a.ended(x, out) },
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.running[x.RequestID] != x || x.left {

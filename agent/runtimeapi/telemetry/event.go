@@ -29,34 +29,30 @@ func (s Status) level(otherwise slog.Level) slog.Level {
 	return otherwise
 }
 
-// InitStart begins the initialisation.
-type InitStart struct {
-	// Runtime is the name of the runtime; may be empty.
-	Runtime                       string
-	FunctionName, FunctionVersion string
-	// LogStream names the environment.
-	LogStream string
-	// Memory is the limit in bytes.
-	Memory int64
-}
-
-// InitStart reports that the initialisation begins.
-func (h *Hub) InitStart(e InitStart) {
+// InitStart reports that the initialisation begins. The log stream names the
+// environment.
+func (h *Hub) InitStart(logStream string) {
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	h.begun = time.Now()
+	h.mu.Unlock()
 	const level = slog.LevelInfo
 	if !h.reports(level) {
 		return
 	}
 	h.report(Event{Type: "platform.initStart", Level: level}, func(b []byte) []byte {
 		b = appendField(b, `{"initializationType":`, h.initializationType())
-		b = appendField(b, `,"runtimeVersion":`, e.Runtime)
+		b = appendField(b, `,"runtimeVersion":`, h.cfg.Runtime)
 		b = appendField(b, `,"runtimeVersionArn":`, "")
-		b = appendField(b, `,"functionName":`, e.FunctionName)
-		b = appendField(b, `,"functionVersion":`, e.FunctionVersion)
-		b = appendField(b, `,"instanceId":`, e.LogStream)
-		b = appendInt(b, `,"instanceMaxMemory":`, e.Memory)
+		b = appendField(b, `,"functionName":`, h.cfg.FunctionName)
+		b = appendField(b, `,"functionVersion":`, h.cfg.Version)
+		b = appendField(b, `,"instanceId":`, logStream)
+		b = appendInt(b, `,"instanceMaxMemory":`, h.cfg.Memory)
 		return append(b, `,"phase":"init"}`...)
 	}, func(b []byte) []byte {
-		return fmt.Appendf(b, "INIT_START Runtime Version: %s\tRuntime Version ARN: ", e.Runtime)
+		return fmt.Appendf(b, "INIT_START Runtime Version: %s\tRuntime Version ARN: ", h.cfg.Runtime)
 	})
 }
 
@@ -83,11 +79,12 @@ func (h *Hub) InitRuntimeDone(status Status, errorType string) {
 }
 
 // InitReport reports that the initialisation, extensions included, is over.
-func (h *Hub) InitReport(status Status, took time.Duration, errorType string) {
+func (h *Hub) InitReport(status Status, errorType string) {
 	level := status.level(slog.LevelInfo)
 	if !h.reports(level) {
 		return
 	}
+	took := h.sinceInitStart()
 	text := func(b []byte) []byte {
 		b = fmt.Appendf(b, "INIT_REPORT Init Duration: %.2f ms\tPhase: init\tStatus: %s", milliseconds(took), status)
 		return appendTextError(b, errorType)
@@ -101,6 +98,15 @@ func (h *Hub) InitReport(status Status, took time.Duration, errorType string) {
 		b = appendField(b, `},"phase":"init","status":`, string(status))
 		return append(appendErrorType(b, errorType), '}')
 	}, text)
+}
+
+func (h *Hub) sinceInitStart() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.begun.IsZero() {
+		return 0
+	}
+	return time.Since(h.begun)
 }
 
 // ExtensionState reports how far an extension came in the initialisation: a state
@@ -147,25 +153,19 @@ type Tracing struct {
 	Header string
 }
 
-// Start is an invocation that the runtime is about to be handed.
-type Start struct {
-	RequestID, Version, FunctionARN string
-	Tracing                         Tracing
-}
-
-// Start reports an invocation that begins.
-func (h *Hub) Start(e Start) {
+// Start reports an invocation that the runtime is about to be handed.
+func (h *Hub) Start(requestID string, tracing Tracing) {
 	const level = slog.LevelDebug
 	if !h.reports(level) {
 		return
 	}
-	h.report(Event{Type: "platform.start", RequestID: e.RequestID, Level: level}, func(b []byte) []byte {
-		b = appendField(b, `{"requestId":`, e.RequestID)
-		b = appendFieldUnless(b, `,"version":`, e.Version)
-		b = appendFieldUnless(b, `,"functionArn":`, e.FunctionARN)
-		return append(e.Tracing.append(b), '}')
+	h.report(Event{Type: "platform.start", RequestID: requestID, Level: level}, func(b []byte) []byte {
+		b = appendField(b, `{"requestId":`, requestID)
+		b = appendFieldUnless(b, `,"version":`, h.cfg.Version)
+		b = appendFieldUnless(b, `,"functionArn":`, h.cfg.FunctionARN)
+		return append(tracing.append(b), '}')
 	}, func(b []byte) []byte {
-		return append(append(append(append(b, "START RequestId: "...), e.RequestID...), " Version: "...), e.Version...)
+		return append(append(append(append(b, "START RequestId: "...), requestID...), " Version: "...), h.cfg.Version...)
 	})
 }
 

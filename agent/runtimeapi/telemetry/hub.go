@@ -75,6 +75,11 @@ const (
 
 // Config describes one environment to its hub.
 type Config struct {
+	// FunctionName, Version and FunctionARN name the function's version; Runtime,
+	// which may be empty, what it runs on.
+	FunctionName, Version, FunctionARN, Runtime string
+	// Memory is the limit in bytes.
+	Memory int64
 	// JSON says that the function's log format is JSON: printed lines that are
 	// objects are sent as objects.
 	JSON bool
@@ -121,6 +126,8 @@ type Hub struct {
 	kept   int
 	missed loss
 	closed bool
+	// begun is when the initialisation began.
+	begun time.Time
 	// stopped says that nothing is sent any more.
 	stopped bool
 }
