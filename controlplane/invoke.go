@@ -105,11 +105,10 @@ type ThrottleReason string
 
 // The reasons.
 const (
-	ThrottleConcurrency ThrottleReason = "concurrency" // every slot is taken
+	ThrottleConcurrency ThrottleReason = "concurrency" // every slot is taken, or there is none
 	ThrottleCPU         ThrottleReason = "cpu"
 	ThrottleMemory      ThrottleReason = "memory"
 	ThrottleDisk        ThrottleReason = "disk"
-	ThrottleNoCapacity  ThrottleReason = "capacity" // no environment is ready
 	// ThrottleReserved is AWS's word: the function is at its reserved concurrency.
 	ThrottleReserved ThrottleReason = "ReservedFunctionConcurrentInvocationLimitExceeded"
 )
@@ -118,6 +117,8 @@ const (
 // class is ResourceExhausted.
 type ThrottledError struct {
 	Reason ThrottleReason
+	// NoneReady tells that there was no environment to refuse it.
+	NoneReady bool
 	// RetryAfter is when it may be worth trying again; zero means unknown.
 	RetryAfter time.Duration
 }

@@ -119,7 +119,7 @@ func invokeException(err error) *exception {
 	}
 	if e, ok := errors.AsType[*controlplane.ThrottledError](err); ok {
 		return &exception{
-			name: "TooManyRequestsException", status: 429, message: throttleMessage(e.Reason),
+			name: "TooManyRequestsException", status: 429, message: throttleMessage(e),
 			reason: string(e.Reason), retryAfter: max(e.RetryAfter, time.Second),
 		}
 	}
@@ -139,15 +139,16 @@ func stateMessage(e *controlplane.VersionStateError) string {
 	return m
 }
 
-func throttleMessage(r controlplane.ThrottleReason) string {
-	switch r {
+func throttleMessage(e *controlplane.ThrottledError) string {
+	if e.NoneReady {
+		return "Rate Exceeded: no execution environment is ready."
+	}
+	switch e.Reason {
 	case controlplane.ThrottleConcurrency:
 		return "Rate Exceeded: every execution environment is at its concurrency limit."
 	case controlplane.ThrottleCPU, controlplane.ThrottleMemory, controlplane.ThrottleDisk:
-		return fmt.Sprintf("Rate Exceeded: the execution environments are short of %s.", r)
+		return fmt.Sprintf("Rate Exceeded: the execution environments are short of %s.", e.Reason)
 	case controlplane.ThrottleReserved: // AWS says no more
-	case controlplane.ThrottleNoCapacity:
-		return "Rate Exceeded: no execution environment is ready."
 	}
 	return "Rate Exceeded."
 }

@@ -41,8 +41,9 @@
 //     waits for an invoke waits 900 at most.
 //   - LogType Tail is refused for functions on demand too.
 //   - An invoke of a version that is not Active is a ResourceConflictException
-//     that says the state. The Reason of a throttle is concurrency, cpu, memory,
-//     disk or capacity.
+//     that says the state. The Reason of a throttle is concurrency, cpu, memory
+//     or disk, what the environments that refused it were short of;
+//     ReservedFunctionConcurrentInvocationLimitExceeded as at AWS.
 //   - Code in S3 may be as large zipped as unzipped.
 //   - An image may be in any registry. It is resolved when it is given if its
 //     registry answers, within five seconds; else the agents pull it by its tag,

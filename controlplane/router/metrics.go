@@ -34,7 +34,7 @@ func NewMetrics(meter metric.Meter) (*Metrics, error) {
 	}
 	for _, r := range []controlplane.ThrottleReason{
 		controlplane.ThrottleConcurrency, controlplane.ThrottleCPU, controlplane.ThrottleMemory,
-		controlplane.ThrottleDisk, controlplane.ThrottleNoCapacity, controlplane.ThrottleReserved,
+		controlplane.ThrottleDisk, controlplane.ThrottleReserved,
 	} {
 		m.throttled[r] = outcome("throttled", string(r))
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 // resolve finds the version an invoke means, with the errors of
-// lmi-behaviour §4.2.
+// lmi-behaviour §4.2. With a VersionStateError there is a version, too.
 func (r *Router) resolve(req controlplane.InvokeRequest) (*Function, *Version, error) {
 	f := r.table.Load().Functions[req.Function]
 	if f == nil {
@@ -34,7 +34,7 @@ func (r *Router) resolve(req controlplane.InvokeRequest) (*Function, *Version, e
 		return nil, nil, &controlplane.FunctionNotFoundError{ARN: req.InvokedARN}
 	}
 	if v.State != controlplane.VersionActive {
-		return nil, nil, &controlplane.VersionStateError{ARN: v.ARN, State: v.State, ReasonCode: v.ReasonCode, Reason: v.Reason}
+		return f, v, &controlplane.VersionStateError{ARN: v.ARN, State: v.State, ReasonCode: v.ReasonCode, Reason: v.Reason}
 	}
 	return f, v, nil
 }

@@ -1,25 +1,37 @@
 // Package router chooses an execution environment for each invoke, tries
-// refusals elsewhere and throttles when every environment refuses.
+// refusals elsewhere, lets invokes wait a little for room and throttles those
+// that find none.
 //
 // # Model
 //
 // All it knows is one [Table], swapped atomically by the reconcile loop: which
 // functions exist, the state of their versions and the environments that are
-// ready. Nothing else is on an invoke's way: no store, no disk, no lock shared
-// between functions.
+// ready. Agents say with every answer how busy its environment is. Nothing else
+// is on an invoke's way: no store, no disk, no lock shared between functions.
+//
+// An invoke is offered to the better of two environments, and when that refuses
+// for want of something to another, to three at most. Environments that cannot be
+// asked, because they are going, not there yet or cut off, do not count. Then it
+// waits, first come, first served, until room is made or it is cut.
 //
 // # Invariants
 //
 //  1. An invocation is handed to at most one environment: only an explicit
 //     refusal, or a call provably never sent, is tried elsewhere.
 //  2. A throttle carries the reason of the refusals that caused it.
+//  3. While invokes wait no environment is known to have room.
+//  4. Waiting is bounded, in number and in time, for each version.
+//
+// # Concurrency
+//
+// Everything may be called from anywhere. Each version's queue has a lock, taken
+// only while invokes wait. Router.mu is Swap's; it is taken before those.
 package router
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,8 +43,16 @@ import (
 // for the agent's answer before it gives the agent up.
 const answerMargin = 10 * time.Second
 
-// maxAttempts bounds how many environments one invoke is offered to.
-const maxAttempts = 16
+const (
+	// maxRefusals is how many environments may refuse an invoke for want of
+	// something before it waits.
+	maxRefusals = 3
+	// maxAttempts is how many environments an invoke is offered to before it
+	// waits, those that cannot be asked included.
+	maxAttempts = 16
+)
+
+var errNoAnswer = errors.New("the agent did not answer in time")
 
 // Caller runs one invocation on an instance. Errors: *[RefusedError];
 // *controlplane.LostError.
@@ -80,13 +100,6 @@ type Table struct {
 	Functions map[controlplane.FunctionName]*Function
 }
 
-func (t *Table) version(f controlplane.FunctionName, q controlplane.Qualifier) *Version {
-	if f := t.Functions[f]; f != nil {
-		return f.Versions[q]
-	}
-	return nil
-}
-
 // Function is one function's part of the table.
 type Function struct {
 	ARN string
@@ -99,7 +112,6 @@ type Function struct {
 	Aliases  map[controlplane.Qualifier]Alias
 
 	inFlight *atomic.Int64
-	queue    *queue
 }
 
 // enter counts an invoke in, unless the reserved concurrency is reached.
@@ -138,17 +150,8 @@ type Version struct {
 	// Endpoints are the environments that are ready.
 	Endpoints []Endpoint
 
-	turn atomic.Uint64
-}
-
-// Endpoint is an environment that takes invokes.
-type Endpoint struct {
-	Environment controlplane.EnvironmentID
-	Instance    controlplane.InstanceID
-	// Limit is how many invokes it runs at once.
-	Limit int
-
-	inFlight *atomic.Int64
+	lane     *lane
+	onDemand bool
 }
 
 // Router implements the data path. Use New.
@@ -156,15 +159,25 @@ type Router struct {
 	caller  Caller
 	table   atomic.Pointer[Table]
 	metrics *Metrics
+	// maxWait is how long invokes wait for room; those of on-demand functions wait
+	// longer.
+	maxWait time.Duration
 
-	// mu guards loads, which only Swap touches.
+	// mu guards what only Swap touches.
 	mu    sync.Mutex
-	loads map[controlplane.EnvironmentID]*atomic.Int64
+	peers map[controlplane.EnvironmentID]*peer
+	lanes map[laneKey]*lane
 }
 
-// New returns a router with an empty table.
-func New(caller Caller, metrics *Metrics) *Router {
-	r := &Router{caller: caller, metrics: metrics, loads: map[controlplane.EnvironmentID]*atomic.Int64{}}
+type laneKey struct {
+	function  controlplane.FunctionName
+	qualifier controlplane.Qualifier
+}
+
+// New returns a router with an empty table. Invokes that find no room wait for
+// it for wait at most; 0 means not at all, as at AWS.
+func New(caller Caller, metrics *Metrics, wait time.Duration) *Router {
+	r := &Router{caller: caller, metrics: metrics, maxWait: wait}
 	r.table.Store(&Table{})
 	return r
 }
@@ -173,52 +186,54 @@ func New(caller Caller, metrics *Metrics) *Router {
 func (r *Router) Swap(t *Table) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	loads := make(map[controlplane.EnvironmentID]*atomic.Int64, len(r.loads))
-	for id, load := range r.loads {
-		if load.Load() > 0 { // it may be back before its invokes are done
-			loads[id] = load
+	peers := make(map[controlplane.EnvironmentID]*peer, len(r.peers))
+	for id, p := range r.peers {
+		if p.inFlight.Load() > 0 { // it may be back before its invokes are done
+			peers[id] = p
 		}
 	}
+	lanes := make(map[laneKey]*lane, len(r.lanes))
 	last := r.table.Load()
 	for name, f := range t.Functions {
+		f.inFlight = new(atomic.Int64)
 		if old := last.Functions[name]; old != nil {
-			f.inFlight, f.queue = old.inFlight, old.queue
-		} else {
-			f.inFlight, f.queue = new(atomic.Int64), newQueue()
+			f.inFlight = old.inFlight
 		}
 		for q, v := range f.Versions {
-			if old := last.version(name, q); old != nil {
-				v.turn.Store(old.turn.Load())
+			k := laneKey{name, q}
+			v.onDemand, v.lane = f.OnDemand, r.lanes[k]
+			if v.lane == nil {
+				v.lane = new(lane)
 			}
+			lanes[k] = v.lane
 			for i := range v.Endpoints {
 				e := &v.Endpoints[i]
-				load := r.loads[e.Environment]
-				if load == nil {
-					load = new(atomic.Int64)
+				if e.peer = r.peers[e.Environment]; e.peer == nil {
+					e.peer = new(peer)
 				}
-				e.inFlight, loads[e.Environment] = load, load
+				peers[e.Environment] = e.peer
 			}
+			v.lane.version.Store(v)
 		}
 	}
-	r.loads = loads
+	gone := r.lanes
+	r.peers, r.lanes = peers, lanes
 	r.table.Store(t)
-	for _, f := range t.Functions {
-		f.queue.wake()
+	for k, l := range gone {
+		if lanes[k] == nil {
+			l.version.Store(nil)
+		}
+		l.wake()
 	}
 }
 
 // Invoke runs one invocation. Errors: *controlplane.FunctionNotFoundError,
 // NoPublishedVersionError, LatestNotInvocableError, VersionStateError,
 // ThrottledError, LostError; the cause of ctx when the caller left.
-func (r *Router) Invoke(ctx context.Context, req controlplane.InvokeRequest) (controlplane.InvokeResult, error) {
-	table := r.table.Load()
-	res, err := r.once(ctx, req)
-	if err != nil && mayWait(err) && r.table.Load() != table {
-		// All it was offered to may have been replaced meanwhile, and refused it.
-		res, err = r.once(ctx, req)
-	}
-	if err != nil && mayWait(err) {
-		res, err = r.wait(ctx, req, err)
+func (r *Router) Invoke(ctx context.Context, req controlplane.InvokeRequest) (res controlplane.InvokeResult, err error) {
+	a := attempt{since: time.Now()}
+	for moved := true; moved; moved = errors.Is(err, errMoved) {
+		res, err = r.once(ctx, req, &a)
 	}
 	if !req.DryRun {
 		r.metrics.observe(ctx, err)
@@ -226,10 +241,21 @@ func (r *Router) Invoke(ctx context.Context, req controlplane.InvokeRequest) (co
 	return res, err
 }
 
-// once is Invoke without waiting.
-func (r *Router) once(ctx context.Context, req controlplane.InvokeRequest) (controlplane.InvokeResult, error) {
+// attempt is what one invoke met so far.
+type attempt struct {
+	since    time.Time
+	refusals tally
+	tried    []controlplane.EnvironmentID
+	store    [maxRefusals]controlplane.EnvironmentID
+	// pending is set when the version was not Active.
+	pending error
+}
+
+// once is Invoke while the version stays what it is. Errors: errMoved, too.
+func (r *Router) once(ctx context.Context, req controlplane.InvokeRequest, a *attempt) (controlplane.InvokeResult, error) {
 	f, v, err := r.resolve(req)
-	if err != nil {
+	a.pending = err
+	if err != nil && (v == nil || req.DryRun || !v.worthWaiting() || ofLatest(req)) {
 		return controlplane.InvokeResult{}, err
 	}
 	if req.DryRun {
@@ -239,73 +265,89 @@ func (r *Router) once(ctx context.Context, req controlplane.InvokeRequest) (cont
 		return controlplane.InvokeResult{}, &controlplane.ThrottledError{Reason: controlplane.ThrottleReserved, RetryAfter: defaultRetryAfter}
 	}
 	defer f.leave()
-	res, err := r.run(ctx, v, req)
-	if err == nil || !mayWait(err) {
-		f.queue.wake() // it had a slot, which is free now
-	}
-	return res, err
-}
-
-// run runs an invocation in an environment of the version.
-func (r *Router) run(ctx context.Context, v *Version, req controlplane.InvokeRequest) (controlplane.InvokeResult, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, v.Timeout+answerMargin, errors.New("the agent did not answer in time"))
-	defer cancel()
-	res, err := r.try(ctx, v, req)
+	res, err := r.run(ctx, v, req, a)
 	res.Executed = v.Qualifier
 	return res, err
 }
 
-// try offers the invocation to one environment after the other, the least
-// loaded first.
-func (r *Router) try(ctx context.Context, v *Version, req controlplane.InvokeRequest) (controlplane.InvokeResult, error) {
-	var refusals tally
-	var store [maxAttempts]controlplane.EnvironmentID
-	tried := store[:0]
-	for len(tried) < maxAttempts {
-		e := v.leastLoaded(tried)
-		if e == nil {
-			break
-		}
-		tried = append(tried, e.Environment)
-		e.inFlight.Add(1)
-		res, err := r.caller.Call(ctx, *e, req, v.Timeout)
-		e.inFlight.Add(-1)
-		if err == nil {
-			return res, nil
-		}
-		var refused *RefusedError
-		if !errors.As(err, &refused) {
+// run runs an invocation in an environment of the version, at once or when there
+// is room.
+func (r *Router) run(ctx context.Context, v *Version, req controlplane.InvokeRequest, a *attempt) (controlplane.InvokeResult, error) {
+	if a.pending == nil {
+		if res, refused, err := r.try(ctx, v, req, a); !refused {
 			return res, err
 		}
-		if ctx.Err() != nil {
-			return res, context.Cause(ctx)
-		}
-		refusals.add(refused)
 	}
-	return controlplane.InvokeResult{}, refusals.throttled()
+	limit := r.maxWait
+	if v.onDemand {
+		limit = onDemandWait
+	}
+	for limit > 0 {
+		e, err := v.lane.wait(ctx, a.since, limit)
+		if errors.Is(err, errCut) {
+			break
+		}
+		if err != nil {
+			return controlplane.InvokeResult{}, err
+		}
+		if res, refused, err := r.call(ctx, v, e, req, a); !refused {
+			return res, err
+		}
+	}
+	now := v.lane.version.Load()
+	if a.pending != nil && now != nil && now.State != controlplane.VersionActive {
+		return controlplane.InvokeResult{}, a.pending
+	}
+	return controlplane.InvokeResult{}, a.refusals.throttled(now, time.Now())
 }
 
-// leastLoaded returns the endpoint with the smallest share of its slots taken,
-// as far as this router knows, that was not tried yet; nil if there is none.
-// Equals take turns.
-func (v *Version) leastLoaded(tried []controlplane.EnvironmentID) *Endpoint {
-	n := len(v.Endpoints)
-	if n == 0 {
-		return nil
-	}
-	first := int(v.turn.Add(1) % uint64(n)) //nolint:gosec // below n, which is an int
-	var best *Endpoint
-	var bestLoad int64
-	for i := range n {
-		e := &v.Endpoints[(first+i)%n]
-		if slices.Contains(tried, e.Environment) {
-			continue
+// try offers the invocation to one environment after the other, until one does
+// not refuse; refused tells that all did that it was offered to.
+func (r *Router) try(ctx context.Context, v *Version, req controlplane.InvokeRequest, a *attempt) (res controlplane.InvokeResult, refused bool, err error) {
+	a.tried = a.store[:0]
+	for wanting := 0; wanting < maxRefusals && len(a.tried) < maxAttempts; {
+		e := v.lane.take(a.tried)
+		if e == nil {
+			return res, true, nil
 		}
-		// Compare in-flight/limit without dividing.
-		load := e.inFlight.Load()
-		if best == nil || load*int64(best.Limit) < bestLoad*int64(e.Limit) {
-			best, bestLoad = e, load
+		a.tried = append(a.tried, e.Environment)
+		before := a.refusals.total()
+		if res, refused, err = r.call(ctx, v, e, req, a); !refused {
+			return res, false, err
 		}
+		wanting += a.refusals.total() - before
 	}
-	return best
+	return res, true, nil
+}
+
+// call hands the invocation to e, which is reserved; refused tells that it did
+// not run and may be tried elsewhere.
+func (r *Router) call(ctx context.Context, v *Version, e *Endpoint, req controlplane.InvokeRequest, a *attempt) (res controlplane.InvokeResult, refused bool, err error) {
+	defer v.lane.free(e)
+	if req.Stream != nil {
+		req.Stream.Executing(v.Qualifier)
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, v.Timeout+answerMargin, errNoAnswer)
+	defer cancel()
+	res, err = r.caller.Call(limited, *e, req, v.Timeout)
+	if err == nil {
+		e.peer.avoid.Store(0) // what it held is free
+		return res, false, nil
+	}
+	refusal, ok := errors.AsType[*RefusedError](err)
+	switch {
+	case !ok:
+		return res, false, err
+	case limited.Err() != nil:
+		return res, false, context.Cause(limited)
+	}
+	e.peer.refuse(refusal, time.Now())
+	a.refusals.refused(refusal)
+	return res, true, nil
+}
+
+// ofLatest tells whether an invoke is of an on-demand function's $LATEST, which
+// is not waited for until it is Active.
+func ofLatest(req controlplane.InvokeRequest) bool {
+	return req.Qualifier == "" || req.Qualifier == controlplane.Latest
 }

@@ -3,6 +3,8 @@ package router_test
 import (
 	"context"
 	"errors"
+	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -36,7 +38,7 @@ func newRouter(t *testing.T, c router.Caller, versions map[controlplane.Qualifie
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := router.New(c, m)
+	r := router.New(c, m, 0)
 	r.Swap(&router.Table{Functions: map[controlplane.FunctionName]*router.Function{
 		"f": {ARN: "arn:f", Versions: versions},
 	}})
@@ -255,42 +257,83 @@ func TestInvariant1_ALostInvokeIsNeverTriedElsewhere(t *testing.T) {
 	}
 }
 
-func TestInvariant2_AThrottleCarriesTheReason(t *testing.T) {
+func TestInvariant2_AThrottleCarriesTheCommonestReason(t *testing.T) {
 	t.Parallel()
+	const (
+		slots, cpu, memory, disk = router.RefusedConcurrency, router.RefusedCPU, router.RefusedMemory, router.RefusedDisk
+		going, soon, cut         = router.RefusedDraining, router.RefusedNotReady, router.RefusedUnreachable
+	)
 	for _, c := range []struct {
 		name string
-		envs map[controlplane.EnvironmentID]router.RefusalReason
+		by   []router.RefusalReason
 		want controlplane.ThrottleReason
+		none bool
 	}{
-		{"no environment", nil, controlplane.ThrottleNoCapacity},
-		{"slots", map[controlplane.EnvironmentID]router.RefusalReason{"e-1": router.RefusedConcurrency, "e-2": router.RefusedNotReady}, controlplane.ThrottleConcurrency},
-		{"memory says more than slots", map[controlplane.EnvironmentID]router.RefusalReason{"e-1": router.RefusedConcurrency, "e-2": router.RefusedMemory}, controlplane.ThrottleMemory},
-		{"cpu", map[controlplane.EnvironmentID]router.RefusalReason{"e-1": router.RefusedCPU}, controlplane.ThrottleCPU},
-		{"disk", map[controlplane.EnvironmentID]router.RefusalReason{"e-1": router.RefusedDisk}, controlplane.ThrottleDisk},
-		{"unreachable", map[controlplane.EnvironmentID]router.RefusalReason{"e-1": router.RefusedUnreachable}, controlplane.ThrottleNoCapacity},
+		{"no environment", nil, controlplane.ThrottleConcurrency, true},
+		{"none alive", []router.RefusalReason{cut, going, soon, soon}, controlplane.ThrottleConcurrency, true},
+		{"slots", []router.RefusalReason{slots, soon, soon}, controlplane.ThrottleConcurrency, false},
+		{"cpu", []router.RefusalReason{cpu}, controlplane.ThrottleCPU, false},
+		{"disk", []router.RefusalReason{disk, going, cut}, controlplane.ThrottleDisk, false},
+		{"the commonest", []router.RefusalReason{memory, slots, slots}, controlplane.ThrottleConcurrency, false},
+		{"cpu rather than slots", []router.RefusalReason{slots, cpu}, controlplane.ThrottleCPU, false},
+		{"disk rather than cpu", []router.RefusalReason{slots, disk, cpu}, controlplane.ThrottleDisk, false},
+		{"memory rather than all", []router.RefusalReason{disk, memory, cpu}, controlplane.ThrottleMemory, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			s := &script{answer: func(e controlplane.EnvironmentID) error { return refuse(c.envs[e]) }}
+			by := map[controlplane.EnvironmentID]router.RefusalReason{}
 			var envs []controlplane.EnvironmentID
-			for e := range c.envs {
-				envs = append(envs, e)
+			for i, reason := range c.by {
+				envs = append(envs, controlplane.EnvironmentID("e-"+strconv.Itoa(i)))
+				by[envs[i]] = reason
 			}
+			s := &script{answer: func(e controlplane.EnvironmentID) error { return refuse(by[e]) }}
 			r := newRouter(t, s, map[controlplane.Qualifier]*router.Version{"1": active(envs...)})
 			_, err := r.Invoke(t.Context(), controlplane.InvokeRequest{Function: "f", Qualifier: "1"})
 			var throttled *controlplane.ThrottledError
-			if !errors.As(err, &throttled) || throttled.Reason != c.want || throttled.RetryAfter <= 0 {
+			if !errors.As(err, &throttled) || throttled.Reason != c.want || throttled.NoneReady != c.none || throttled.RetryAfter <= 0 {
 				t.Fatalf("got %v; want throttled for %s with a RetryAfter", err, c.want)
 			}
-			if len(s.calls) != len(c.envs) {
-				t.Errorf("asked %d environments, want each of %d once", len(s.calls), len(c.envs))
+			slices.Sort(s.calls)
+			if !slices.Equal(s.calls, envs) {
+				t.Errorf("asked %v, want each of %v once", s.calls, envs)
 			}
 		})
 	}
 }
 
+// TestThreeRefusalsAreEnough: those that are short of something end the search,
+// those that cannot be asked do not.
+func TestThreeRefusalsAreEnough(t *testing.T) {
+	t.Parallel()
+	envs := []controlplane.EnvironmentID{"a-0", "a-1", "a-2", "a-3", "a-4", "b-0", "b-1", "b-2", "b-3", "b-4"}
+	for range 50 {
+		s := &script{answer: func(e controlplane.EnvironmentID) error {
+			if e[0] == 'a' {
+				return refuse(router.RefusedDraining)
+			}
+			return refuse(router.RefusedCPU)
+		}}
+		r := newRouter(t, s, map[controlplane.Qualifier]*router.Version{"1": active(envs...)})
+		_, err := r.Invoke(t.Context(), controlplane.InvokeRequest{Function: "f", Qualifier: "1"})
+		hot, seen := 0, map[controlplane.EnvironmentID]bool{}
+		for _, e := range s.calls {
+			if e[0] == 'b' {
+				hot++
+			}
+			if seen[e] {
+				t.Errorf("%s was asked twice", e)
+			}
+			seen[e] = true
+		}
+		if _, ok := errors.AsType[*controlplane.ThrottledError](err); !ok || hot != 3 {
+			t.Fatalf("%v after %d refusals in %v, want a throttle after 3", err, hot, s.calls)
+		}
+	}
+}
+
 // TestSpreadsConcurrentInvokes holds 30 invokes open on 3 environments and
-// finds 10 on each.
+// finds about 10 on each: the better of two is not always the best.
 func TestSpreadsConcurrentInvokes(t *testing.T) {
 	t.Parallel()
 	hold := make(chan struct{})
@@ -321,8 +364,8 @@ func TestSpreadsConcurrentInvokes(t *testing.T) {
 		per[e]++
 	}
 	for _, e := range []controlplane.EnvironmentID{"e-1", "e-2", "e-3"} {
-		if per[e] != 10 {
-			t.Errorf("%s got %d of 30, want 10", e, per[e])
+		if per[e] < 8 || per[e] > 12 {
+			t.Errorf("%s got %d of 30, want about 10", e, per[e])
 		}
 	}
 }

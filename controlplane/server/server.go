@@ -153,7 +153,7 @@ func (s *Server) wire(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	route := router.New(s.agents, routerMetrics)
+	route := router.New(s.agents, routerMetrics, cfg.InvokeWait)
 	images := newRuntimes(cfg.RuntimeImages)
 	if err := s.wireLoop(cfg, tokens, route, images, agentLis.Addr().String()); err != nil {
 		return err

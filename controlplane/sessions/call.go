@@ -31,6 +31,8 @@ const (
 	chunkSize = 64 << 10
 	// maxRetryAfter is the longest an agent may send callers away for.
 	maxRetryAfter = time.Minute
+	// maxPermille is the most an agent may say that is used of anything.
+	maxPermille = 1 << 20
 )
 
 // Call runs one invocation on an instance; it implements router.Caller.
@@ -46,12 +48,12 @@ func (s *Server) Call(ctx context.Context, to router.Endpoint, req controlplane.
 		}
 		var sent bool
 		if res, sent, err = conn.call(ctx, to, req, timeout, s.answers); err == nil || sent || ctx.Err() != nil {
-			return res, callError(to.Environment, err, sent)
+			return res, callError(to, err, sent)
 		}
 		s.pool.remove(to.Instance, conn)
 		_ = conn.cc.Close()
 	}
-	return res, callError(to.Environment, err, false)
+	return res, callError(to, err, false)
 }
 
 // call runs one invocation on this connection and tells whether it was sent.
@@ -76,9 +78,9 @@ func (d *dataConn) call(ctx context.Context, to router.Endpoint, req controlplan
 	}
 	var kept int64
 	if len(req.Payload) <= maxUnary {
-		res, kept, err = callUnary(ctx, d.client, head, req.Payload)
+		res, kept, err = callUnary(ctx, d.client, to, head, req.Payload)
 	} else {
-		res, kept, err = callStream(ctx, d.client, head, req.Payload)
+		res, kept, err = callStream(ctx, d.client, to, head, req.Payload)
 	}
 	if err == nil && kept > 0 {
 		res.Payload, res.Release, err = takeAnswer(ctx, d.client, req.RequestID, kept, room)
@@ -134,11 +136,12 @@ func receiveAnswer(ctx context.Context, c invokev1.InvokeServiceClient, id strin
 	}
 }
 
-func callUnary(ctx context.Context, c invokev1.InvokeServiceClient, head *invokev1.InvocationHead, payload []byte) (res controlplane.InvokeResult, kept int64, err error) {
+func callUnary(ctx context.Context, c invokev1.InvokeServiceClient, to router.Endpoint, head *invokev1.InvocationHead, payload []byte) (res controlplane.InvokeResult, kept int64, err error) {
 	r, err := c.Invoke(ctx, &invokev1.InvokeRequest{Head: head, Payload: payload})
 	if err != nil {
 		return res, 0, err
 	}
+	to.Observe(load(r.GetEnd().GetLoad()))
 	res = controlplane.InvokeResult{
 		FunctionError: r.GetHead().GetFunctionError(),
 		ContentType:   r.GetHead().GetContentType(),
@@ -147,7 +150,7 @@ func callUnary(ctx context.Context, c invokev1.InvokeServiceClient, head *invoke
 	return res, r.GetHead().GetKeptBytes(), nil
 }
 
-func callStream(ctx context.Context, c invokev1.InvokeServiceClient, head *invokev1.InvocationHead, payload []byte) (res controlplane.InvokeResult, kept int64, err error) {
+func callStream(ctx context.Context, c invokev1.InvokeServiceClient, to router.Endpoint, head *invokev1.InvocationHead, payload []byte) (res controlplane.InvokeResult, kept int64, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(errors.New("call ended"))
 	stream, err := c.InvokeStream(ctx)
@@ -175,6 +178,7 @@ func callStream(ctx context.Context, c invokev1.InvokeServiceClient, head *invok
 			}
 			res.Payload = append(res.Payload, m.Chunk...)
 		case *invokev1.InvokeStreamResponse_End:
+			to.Observe(load(m.End.GetLoad()))
 			return res, kept, nil
 		}
 	}
@@ -196,7 +200,7 @@ func sendPayload(stream invokev1.InvokeService_InvokeStreamClient, head *invokev
 
 // callError sorts failures into those that may be tried elsewhere, because the
 // agent promises that nothing ran or nothing was sent, and those that may not.
-func callError(env controlplane.EnvironmentID, err error, sent bool) error {
+func callError(to router.Endpoint, err error, sent bool) error {
 	if err == nil {
 		return nil
 	}
@@ -204,6 +208,7 @@ func callError(env controlplane.EnvironmentID, err error, sent bool) error {
 	if st.Code() == codes.ResourceExhausted {
 		for _, d := range st.Details() {
 			if r, ok := d.(*invokev1.Refusal); ok {
+				to.Observe(load(r.GetLoad()))
 				return &router.RefusedError{Reason: refusal(r.GetReason()), RetryAfter: min(max(0, r.GetRetryAfter().AsDuration()), maxRetryAfter)}
 			}
 		}
@@ -211,7 +216,16 @@ func callError(env controlplane.EnvironmentID, err error, sent bool) error {
 	if !sent {
 		return &router.RefusedError{Reason: router.RefusedUnreachable, Err: err}
 	}
-	return &controlplane.LostError{Environment: env, Err: fmt.Errorf("invoke: %w", err)}
+	return &controlplane.LostError{Environment: to.Environment, Err: fmt.Errorf("invoke: %w", err)}
+}
+
+// load is what an agent says of an environment, within what can be true.
+func load(l *invokev1.Load) router.Load {
+	return router.Load{
+		InFlight:    int(amount(l.GetInFlight(), maxSlots)),
+		Limit:       int(amount(l.GetLimit(), maxSlots)),
+		CPUPermille: int(amount(l.GetCpuPermille(), maxPermille)),
+	}
 }
 
 func refusal(r invokev1.RefusalReason) router.RefusalReason {
