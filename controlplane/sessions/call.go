@@ -75,12 +75,13 @@ func (d *dataConn) call(ctx context.Context, to router.Endpoint, req controlplan
 		ContentType:        req.ContentType,
 		PayloadBytes:       int64(len(req.Payload)),
 		InlineBytes:        maxInline,
+		StreamAnswer:       req.Stream != nil,
 	}
 	var kept int64
-	if len(req.Payload) <= maxUnary {
+	if len(req.Payload) <= maxUnary && req.Stream == nil {
 		res, kept, err = callUnary(ctx, d.client, to, head, req.Payload)
 	} else {
-		res, kept, err = callStream(ctx, d.client, to, head, req.Payload)
+		res, kept, err = callStream(ctx, d.client, to, head, req)
 	}
 	if err == nil && kept > 0 {
 		res.Payload, res.Release, err = takeAnswer(ctx, d.client, req.RequestID, kept, room)
@@ -150,14 +151,14 @@ func callUnary(ctx context.Context, c invokev1.InvokeServiceClient, to router.En
 	return res, r.GetHead().GetKeptBytes(), nil
 }
 
-func callStream(ctx context.Context, c invokev1.InvokeServiceClient, to router.Endpoint, head *invokev1.InvocationHead, payload []byte) (res controlplane.InvokeResult, kept int64, err error) {
+func callStream(ctx context.Context, c invokev1.InvokeServiceClient, to router.Endpoint, head *invokev1.InvocationHead, req controlplane.InvokeRequest) (res controlplane.InvokeResult, kept int64, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(errors.New("call ended"))
 	stream, err := c.InvokeStream(ctx)
 	if err != nil {
 		return res, 0, err
 	}
-	err = sendPayload(stream, head, payload)
+	err = sendPayload(stream, head, req.Payload)
 	if err != nil && !errors.Is(err, io.EOF) { // EOF: the status is with Recv
 		return res, 0, err
 	}
@@ -172,16 +173,39 @@ func callStream(ctx context.Context, c invokev1.InvokeServiceClient, to router.E
 		switch m := m.GetMessage().(type) {
 		case *invokev1.InvokeStreamResponse_Head:
 			res.FunctionError, res.ContentType, kept = m.Head.GetFunctionError(), m.Head.GetContentType(), m.Head.GetKeptBytes()
-		case *invokev1.InvokeStreamResponse_Chunk:
-			if len(res.Payload)+len(m.Chunk) > maxMessage {
-				return res, 0, status.Error(codes.OutOfRange, "the answer is larger than any may be")
+			if req.Stream != nil && res.FunctionError == "" {
+				err = req.Stream.Begin(res.ContentType)
 			}
-			res.Payload = append(res.Payload, m.Chunk...)
+		case *invokev1.InvokeStreamResponse_Chunk:
+			err = take(&res, req.Stream, m.Chunk)
 		case *invokev1.InvokeStreamResponse_End:
 			to.Observe(load(m.End.GetLoad()))
+			if m.End.GetErrorType() != "" {
+				res.FunctionError, res.Payload = functionError, m.End.GetErrorDocument()
+			}
 			return res, kept, nil
 		}
+		if err != nil {
+			return res, 0, err
+		}
 	}
+}
+
+// functionError is what callers are told of every error that ends an answer midway.
+const functionError = "Unhandled"
+
+// take passes a piece of an answer on to a caller that streams, or adds it to the
+// result: an error document is never streamed.
+func take(res *controlplane.InvokeResult, to controlplane.AnswerStream, piece []byte) error {
+	if to != nil && res.FunctionError == "" {
+		_, err := to.Write(piece)
+		return err
+	}
+	if len(res.Payload)+len(piece) > maxMessage {
+		return status.Error(codes.OutOfRange, "the answer is larger than any may be")
+	}
+	res.Payload = append(res.Payload, piece...)
+	return nil
 }
 
 func sendPayload(stream invokev1.InvokeService_InvokeStreamClient, head *invokev1.InvocationHead, payload []byte) error {
