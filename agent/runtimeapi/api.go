@@ -100,6 +100,8 @@ type Config struct {
 	StreamRate agent.Bytes
 	// Telemetry is where extensions subscribe and events go; nil for none.
 	Telemetry *telemetry.Hub
+	// Logs is told what runs and gathers tails; nil for none.
+	Logs Logs
 	// Log is required.
 	Log *slog.Logger
 }

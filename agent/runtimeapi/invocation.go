@@ -46,13 +46,8 @@ type invocation struct {
 	interrupted bool
 }
 
-// Invoke runs one invocation and returns its outcome. ctx ends the wait for a
-// /next only; once the event may have reached the runtime, Invoke returns when
-// the runtime answers, its process exits or the deadline passes. Errors:
-// ResourceExhausted as *[RefusedError], AlreadyExists (a running invocation has
-// the id), FailedPrecondition (the deadline has passed), or the cause of ctx;
-// after any of them the event was not handed to a runtime.
-func (a *API) Invoke(ctx context.Context, inv agent.Invocation, payload []byte) (agent.Outcome, error) {
+// run is Invoke without a tail of the log.
+func (a *API) run(ctx context.Context, inv agent.Invocation, payload []byte) (agent.Outcome, error) {
 	now := time.Now()
 	x := &invocation{Invocation: inv, payload: payload, admitted: now, deadline: deadline(inv, now), done: make(chan agent.Outcome, 1)}
 	if !x.deadline.After(now) {
@@ -133,6 +128,7 @@ func (a *API) pass(x *invocation, out agent.Outcome) bool {
 		return false
 	}
 	delete(a.running, x.RequestID)
+	a.runs(x, false)
 	a.release()
 	out.Duration = time.Since(x.handed)
 	if x.stream != nil {

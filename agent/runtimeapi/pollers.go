@@ -74,6 +74,7 @@ func (a *API) runnableLocked(x *invocation) error {
 func (a *API) beginLocked(x *invocation) {
 	x.handed = time.Now()
 	a.running[x.RequestID] = x
+	a.runs(x, true)
 }
 
 // takeBack undoes an assignment nothing came of. It reports false when x is
@@ -85,6 +86,7 @@ func (a *API) takeBack(x *invocation) bool {
 		return false
 	}
 	delete(a.running, x.RequestID)
+	a.runs(x, false)
 	x.handed = time.Time{}
 	return true
 }
