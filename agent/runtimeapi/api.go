@@ -37,16 +37,11 @@ package runtimeapi
 import (
 	"container/list"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/net/netutil"
 
 	"github.com/hearth-compute/hearth/agent"
 	"github.com/hearth-compute/hearth/agent/admit"
@@ -124,8 +119,8 @@ type API struct {
 	// gone when a process has exited.
 	ready, failed, gone chan struct{}
 
-	isReady, draining           atomic.Bool
-	inFlight, peak, idlePollers atomic.Int64
+	isReady, draining atomic.Bool
+	inFlight, peak    atomic.Int64
 	// reports has a place for each report of a failed initialisation being read.
 	reports chan struct{}
 	// settled is nudged when the last slot becomes free.
@@ -133,14 +128,14 @@ type API struct {
 
 	extensions extensions
 
-	mu        sync.Mutex // guards the fields below
-	running   map[string]*invocation
+	mu      sync.Mutex // guards the fields below
+	running map[string]*invocation
 	// pollers are the pending /next, waiting the invocations that wait for one; the
 	// first of each comes first. One of them is always empty.
 	pollers, waiting list.List
-	initError InitError
-	hasFailed bool
-	hasExited bool
+	initError        InitError
+	hasFailed        bool
+	hasExited        bool
 
 	// credentials is set before Serve, or nil.
 	credentials *Credentials
@@ -168,29 +163,6 @@ func New(cfg Config) *API {
 
 		extensions: newExtensions(),
 	}
-}
-
-// Serve answers the runtime on l until ctx is cancelled, then closes l and
-// every connection and returns nil.
-func (a *API) Serve(ctx context.Context, l net.Listener) error {
-	srv := &http.Server{
-		Handler:           a,
-		ReadHeaderTimeout: headerTimeout,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(a.cfg.Log.Handler(), slog.LevelDebug),
-		ConnContext:       withConn,
-		ConnState:         idle,
-	}
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-	defer stop()
-	// A client keeps one connection per pending /next and may open one more per
-	// answer; aws-lambda-go opens new ones all the time.
-	limited := netutil.LimitListener(l, 4*a.cfg.Concurrency+64)
-	err := srv.Serve(&meteredListener{Listener: limited})
-	if errors.Is(err, http.ErrServerClosed) || ctx.Err() != nil {
-		return nil
-	}
-	return fmt.Errorf("serving the runtime api of %s: %w", a.cfg.Environment, err)
 }
 
 // Ready is closed once the runtime has asked for its first invocation and every
@@ -244,6 +216,7 @@ func (a *API) Exited(exit Exit) {
 	a.running = map[string]*invocation{}
 	close(a.gone)
 	a.mu.Unlock()
+	a.dropPolls()
 	for id, x := range lost {
 		a.release()
 		out := failed(exit.Type(), exit.document(id))

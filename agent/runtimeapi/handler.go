@@ -101,15 +101,13 @@ func ping(w http.ResponseWriter, _ *http.Request) {
 
 // next hands the runtime one invocation.
 func (a *API) next(w http.ResponseWriter, r *http.Request) {
-	if a.idlePollers.Add(1) > maxIdle {
-		a.idlePollers.Add(-1)
+	a.becomeReady()
+	x, err := a.poll(r.Context())
+	switch {
+	case errors.Is(err, errTooManyPolls):
 		fail(w, http.StatusInternalServerError, "Runtime.TooManyIdleRuntimes", "Too many idle runtimes")
 		return
-	}
-	a.becomeReady()
-	x, ok := a.poll(r.Context())
-	a.idlePollers.Add(-1)
-	if !ok {
+	case err != nil:
 		return // the runtime, or the whole environment, is gone
 	}
 	contentType := x.ContentType

@@ -26,8 +26,8 @@ func TestInvariant2_AnInvocationGivenBackIsHandedToTheNextPoll(t *testing.T) {
 		// The first poll's connection breaks just as it gets the invocation.
 		offered := 0
 		broken := &poller{give: func(*invocation) bool { offered++; return false }}
-		if x, ok := api.arrive(broken); x != nil || !ok {
-			t.Fatalf("got %+v %v", x, ok)
+		if x, err := api.arrive(broken); x != nil || err != nil {
+			t.Fatalf("got %+v %v", x, err)
 		}
 		done := make(chan agent.Outcome, 1)
 		go func() {
@@ -37,9 +37,9 @@ func TestInvariant2_AnInvocationGivenBackIsHandedToTheNextPoll(t *testing.T) {
 			}
 			done <- out
 		}()
-		x, ok := api.poll(t.Context())
-		if !ok || x.RequestID != "r" || offered != 1 {
-			t.Fatalf("got %+v %v after %d offers", x, ok, offered)
+		x, err := api.poll(t.Context())
+		if err != nil || x.RequestID != "r" || offered != 1 {
+			t.Fatalf("got %+v %v after %d offers", x, err, offered)
 		}
 		if api.claim("r") != x || api.claim("r") != nil {
 			t.Fatal("an answer must be claimed exactly once")
@@ -56,8 +56,8 @@ func TestInvariant3_AnInvocationGivenBackTooLateIsRefusedAndFreesItsSlot(t *test
 	synctest.Test(t, func(t *testing.T) {
 		api := readyAPI(1)
 		slow := &poller{give: func(*invocation) bool { time.Sleep(time.Second); return false }}
-		if _, ok := api.arrive(slow); !ok {
-			t.Fatal("not queued")
+		if _, err := api.arrive(slow); err != nil {
+			t.Fatal(err)
 		}
 		_, err := api.Invoke(t.Context(), agent.Invocation{RequestID: "r", Timeout: 50 * time.Millisecond}, nil)
 		var refused *RefusedError
@@ -73,7 +73,7 @@ func TestPollsAreServedInTheOrderTheyCame(t *testing.T) {
 		got := make(chan int, 3)
 		for i := range 3 {
 			go func() {
-				if x, ok := api.poll(t.Context()); ok {
+				if x, err := api.poll(t.Context()); err == nil {
 					got <- i
 					api.finish(x, agent.Outcome{})
 				}
@@ -103,8 +103,8 @@ func TestInvocationsThatWaitAreServedInTheOrderTheyCame(t *testing.T) {
 			synctest.Wait()
 		}
 		for i := range 3 {
-			x, ok := api.poll(t.Context())
-			if !ok || x.RequestID != strconv.Itoa(i) {
+			x, err := api.poll(t.Context())
+			if err != nil || x.RequestID != strconv.Itoa(i) {
 				t.Fatalf("poll %d got %+v", i, x)
 			}
 			api.finish(x, agent.Outcome{})
@@ -123,7 +123,7 @@ func TestAnIDThatRunsIsNotRunTwice(t *testing.T) {
 		poll, stop := context.WithCancelCause(t.Context())
 		x, _ := api.poll(poll)
 		go func() {
-			if y, ok := api.poll(poll); ok {
+			if y, err := api.poll(poll); err == nil {
 				t.Errorf("got %+v as well", y)
 			}
 		}()

@@ -3,6 +3,7 @@ package runtimeapi
 import (
 	"container/list"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -19,6 +20,8 @@ type poller struct {
 	// the poller was queued and taken, by the goroutine of the invocation's caller,
 	// without any lock.
 	give func(x *invocation) bool
+	// drop, if set, ends the /next without an answer when the process has exited.
+	drop func()
 	// at is where it is queued; nil when it is not. Guarded by API.mu.
 	at *list.Element
 }
@@ -120,30 +123,51 @@ func (a *API) awaitPoll(ctx context.Context, x *invocation, giveUp time.Time) er
 	return err
 }
 
+var (
+	errTooManyPolls = errors.New("too many idle runtimes")
+	errGone         = errors.New("the process has exited")
+)
+
 // arrive returns the invocation a new /next is to have, or queues the /next when
-// there is none. It reports false if there will never be one.
-func (a *API) arrive(p *poller) (x *invocation, ok bool) {
+// there is none. Errors: errTooManyPolls; errGone.
+func (a *API) arrive(p *poller) (*invocation, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for !a.hasExited {
 		first := a.waiting.Front()
 		if first == nil {
+			if a.pollers.Len() >= maxIdle {
+				return nil, errTooManyPolls
+			}
 			p.at = a.pollers.PushBack(p)
-			return nil, true
+			return nil, nil
 		}
 		x := first.Value.(*invocation) //nolint:errcheck,forcetypeassert // nothing else is in it
 		a.waiting.Remove(first)
 		x.waiting = nil
 		x.unrunnable = a.runnableLocked(x)
-		if x.unrunnable == nil {
-			a.beginLocked(x)
-		}
 		close(x.taken)
 		if x.unrunnable == nil {
-			return x, true
+			a.beginLocked(x)
+			return x, nil
 		}
 	}
-	return nil, false
+	return nil, errGone
+}
+
+// dropPolls ends every pending /next; those that end by themselves it leaves alone.
+func (a *API) dropPolls() {
+	var drops []func()
+	a.mu.Lock()
+	for e := a.pollers.Front(); e != nil; e = e.Next() {
+		if p := e.Value.(*poller); p.drop != nil { //nolint:errcheck,forcetypeassert // nothing else is in it
+			drops = append(drops, p.drop)
+		}
+	}
+	a.mu.Unlock()
+	for _, drop := range drops {
+		drop()
+	}
 }
 
 // withdraw takes a /next out of the queue and reports false when it is not
@@ -159,17 +183,17 @@ func (a *API) withdraw(p *poller) bool {
 	return true
 }
 
-// poll waits for an invocation to hand to the /next whose context is given. It
-// reports false when the /next ended first.
-func (a *API) poll(ctx context.Context) (*invocation, bool) {
+// poll waits for an invocation to hand to the /next whose context is given.
+// Errors: those of arrive; the cause of ctx.
+func (a *API) poll(ctx context.Context) (*invocation, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	given, alive := make(chan *invocation), make(chan bool)
 	p := &poller{give: func(x *invocation) bool { given <- x; return <-alive }}
-	if ctx.Err() != nil {
-		return nil, false
-	}
-	x, ok := a.arrive(p)
-	if x != nil || !ok {
-		return x, ok
+	x, err := a.arrive(p)
+	if x != nil || err != nil {
+		return x, err
 	}
 	select {
 	case x = <-given:
@@ -178,11 +202,11 @@ func (a *API) poll(ctx context.Context) (*invocation, bool) {
 	}
 	if x == nil {
 		if a.withdraw(p) {
-			return nil, false
+			return nil, errors.Join(errGone, context.Cause(ctx))
 		}
 		x = <-given
 	}
-	ok = ctx.Err() == nil
-	alive <- ok
-	return x, ok
+	err = context.Cause(ctx)
+	alive <- err == nil
+	return x, err
 }
