@@ -188,6 +188,16 @@ func settingWrites() map[string]written {
 				"TenantId":             {value: aws.String("t"), refused: "The invoked function is not enabled with tenancy configuration."},
 			},
 		},
+		"InvokeWithResponseStream": {
+			tests: map[string]string{
+				"FunctionName": "TestAnInvokeSurvivesTheSDK", "Qualifier": "TestAnInvokeSurvivesTheSDK", "Payload": "TestAnInvokeSurvivesTheSDK",
+				"ClientContext": "TestAnInvokeSurvivesTheSDK", "InvocationType": "TestAStreamedInvokeIsRefusedBeforeItBegins", "LogType": "TestInvokesAreRefusedAsAWSDoes",
+			},
+			inputs: []any{&lambda.InvokeWithResponseStreamInput{FunctionName: f, Qualifier: aws.String("1")}},
+			refused: map[string]member{
+				"TenantId": {value: aws.String("t"), refused: "The invoked function is not enabled with tenancy configuration."},
+			},
+		},
 	}
 }
 

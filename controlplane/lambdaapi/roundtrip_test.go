@@ -30,7 +30,7 @@ func TestEveryOperationServedSurvivesTheSDK(t *testing.T) {
 	for _, op := range operations {
 		switch {
 		case op.handle == nil:
-		case op.call == nil && op.name() != "Invoke": // it has TestAnInvokeSurvivesTheSDK
+		case op.call == nil && op.name() != "Invoke" && op.name() != streamOperation: // they have TestAnInvokeSurvivesTheSDK
 			t.Errorf("%s is served without the codec", op.name())
 		case op.call != nil:
 			t.Run(op.name(), func(t *testing.T) { survives(t, client, op) })
@@ -176,5 +176,19 @@ func TestAnInvokeSurvivesTheSDK(t *testing.T) {
 	}
 	if out.StatusCode != 200 || *out.ExecutedVersion != "7" || *out.FunctionError != "Unhandled" || string(out.Payload) != string(router.result.Payload) {
 		t.Errorf("the client got %+v", out)
+	}
+	router.asked = controlplane.InvokeRequest{}
+	_, err = clientOf(t, newServer(cfg)).InvokeWithResponseStream(t.Context(), &lambda.InvokeWithResponseStreamInput{
+		FunctionName: new("arn:aws:lambda:us-east-1:123456789012:function:f"), Qualifier: new("$LATEST.PUBLISHED"),
+		ClientContext: new(base64.StdEncoding.EncodeToString([]byte(text))), Payload: payload,
+		InvocationType: "RequestResponse", LogType: "None",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	streamed := router.asked
+	if streamed.Function != "f" || streamed.Qualifier != "$LATEST.PUBLISHED" || streamed.ClientContext != text || streamed.DryRun ||
+		!slices.Equal(streamed.Payload, payload) || streamed.RequestID == "" || streamed.Stream == nil {
+		t.Errorf("the router was asked %+v", streamed)
 	}
 }
