@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"math"
+	"strings"
 	"time"
 )
 
@@ -225,9 +226,12 @@ func (c *Config) Resources() Resources {
 	}
 }
 
+// maxConcurrency is the most invokes one environment may run at once.
+const maxConcurrency = 1600
+
 // Concurrency is how many invokes one environment runs at once: what was asked
-// for, or 8 for each vCPU and at least 1. On demand it is 1: nobody said that
-// the code can do more.
+// for, or the runtime's default for each vCPU (lmi-behaviour §2.3) and at least
+// 1. On demand it is 1: nobody said that the code can do more.
 func (c *Config) Concurrency() int {
 	if c.OnDemand {
 		return 1
@@ -235,7 +239,20 @@ func (c *Config) Concurrency() int {
 	if c.MaxConcurrency > 0 {
 		return c.MaxConcurrency
 	}
-	return max(1, int(8*c.Resources().CPU/1000))
+	return min(max(1, concurrencyPerVCPU(c.Runtime)*int(c.Resources().CPU)/1000), maxConcurrency)
+}
+
+// concurrencyPerVCPU is the default of a runtime, or of an image, which has none.
+func concurrencyPerVCPU(runtime string) int {
+	for _, d := range []struct {
+		prefix      string
+		concurrency int
+	}{{"nodejs", 64}, {"java", 32}, {"dotnet", 32}, {"python", 16}} {
+		if strings.HasPrefix(runtime, d.prefix) {
+			return d.concurrency
+		}
+	}
+	return 8
 }
 
 // Code is a version's code.
