@@ -125,7 +125,7 @@ func (d *tcpDestination) send(ctx context.Context, body []byte) (err error) {
 	_ = conn.SetWriteDeadline(time.Time{})
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetWriteDeadline(time.Unix(1, 0)) })
 	_, err = conn.Write(body)
-	if !stop() && err == nil {
+	if !stop() {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
