@@ -49,6 +49,7 @@ func (p *Pool) incarnateLocked(ctx context.Context, id sandbox.ID, a agent.Assig
 	if a.OnDemand {
 		api.TimedOut = func() { p.overran(in) }
 	}
+	api.Logs = p.cfg.Output.follow(id, a)
 	in.api = runtimeapi.New(api)
 	in.token = p.newToken(a)
 	p.grant(in, tokenHash(in.token))
@@ -56,7 +57,6 @@ func (p *Pool) incarnateLocked(ctx context.Context, id sandbox.ID, a agent.Assig
 	e := p.environmentLocked(a)
 	e.incarnations = append(e.incarnations, in)
 	e.sandbox = id
-	p.cfg.Output.follow(id, a)
 	return in, ctx
 }
 
