@@ -2,6 +2,7 @@ package code_test
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -190,7 +191,7 @@ func TestOneMergeServesAllWhoWait(t *testing.T) {
 	s.gate = make(chan struct{})
 	layers := []agent.Code{s.add(archive(t, file{"a", "a", 0o644})), s.add(archive(t, file{"b", "b", 0o644}))}
 	cache := open(t, t.TempDir(), 1<<20, s)
-	impatient, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	impatient, cancel := context.WithTimeoutCause(t.Context(), 10*time.Millisecond, errors.New("impatient"))
 	defer cancel()
 	var all sync.WaitGroup
 	for range 8 {

@@ -57,7 +57,7 @@ func checkArchive(content []byte) (unpacked int64, err error) {
 			return 0, unzippable("its links have more than %d bytes", maxLinks)
 		}
 	}
-	return int64(size), nil //nolint:gosec // at most maxUnzipped
+	return int64(size), nil
 }
 
 const unzipMessage = "Could not unzip uploaded file. Please check your file, then try to upload again."

@@ -16,15 +16,14 @@ func checkLayers(c *constraints, layers []string) {
 	c.elements("layers", layers, 1, maxLayerARN, layerVersionPattern, layerVersionText)
 }
 
-// attachLayers gives $LATEST the layers asked for; nil leaves those it has.
-func (s *Server) attachLayers(r store.Reader, latest *controlplane.Version, arns []string) error {
+// attachLayers gives c the layers asked for; nil leaves those it has.
+func (s *Server) attachLayers(r store.Reader, c *controlplane.Config, arns []string) error {
 	if arns == nil {
 		return nil
 	}
 	if len(arns) > maxLayers {
 		return invalidParameter("Cannot reference more than %d layers.", maxLayers)
 	}
-	c := &latest.Config
 	c.Layers = nil // not those before, which other versions share
 	seen := map[controlplane.LayerName]string{}
 	for _, arn := range arns {
@@ -46,7 +45,7 @@ func (s *Server) attachLayers(r store.Reader, latest *controlplane.Version, arns
 		seen[ref.layer] = arn
 		c.Layers = append(c.Layers, controlplane.AttachedLayer{ARN: v.ARN, Code: v.Code})
 	}
-	return fits(latest)
+	return nil
 }
 
 // fits checks that code and layers together are not too large. Archives of

@@ -212,9 +212,6 @@ func (s *Server) updateFunctionCode(ctx context.Context, in *lambda.UpdateFuncti
 			return err
 		}
 		next := recoded(f, in, code)
-		if err := fits(&next); err != nil {
-			return err
-		}
 		if err := change.apply(f, next); err != nil {
 			return err
 		}

@@ -44,7 +44,10 @@ func (s *Server) createFunction(ctx context.Context, in *lambda.CreateFunctionIn
 		if err := s.attach(w, &f); err != nil {
 			return err
 		}
-		if err := s.attachLayers(w, &f.Latest, given.layers); err != nil {
+		if err := s.attachLayers(w, &f.Latest.Config, given.layers); err != nil {
+			return err
+		}
+		if err := fits(&f.Latest); err != nil {
 			return err
 		}
 		var err error

@@ -28,6 +28,9 @@ func (c change) apply(f *controlplane.Function, next controlplane.Version) error
 	if err := settled(f); err != nil {
 		return err
 	}
+	if err := fits(&next); err != nil {
+		return err
+	}
 	if f.OnDemand() {
 		if err := roll(&next, &f.Latest); err != nil {
 			return err
@@ -71,7 +74,7 @@ func (s *Server) updateFunctionConfiguration(ctx context.Context, in *lambda.Upd
 		if err := s.checkConfig(&next.Config); err != nil {
 			return err
 		}
-		if err := s.attachLayers(w, &next, given.layers); err != nil {
+		if err := s.attachLayers(w, &next.Config, given.layers); err != nil {
 			return err
 		}
 		if err := change.apply(f, next); err != nil {

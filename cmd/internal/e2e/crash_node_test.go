@@ -74,7 +74,8 @@ func (s *stack) functions() []int {
 		}
 		cmdline, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
 		cgroup, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cgroup"))
-		if strings.HasPrefix(string(cmdline), "/var/task/bootstrap") && s.owns(string(cgroup)) {
+		program, _, _ := strings.Cut(string(cmdline), "\x00")
+		if (program == "/var/task/bootstrap" || program == "/opt/bootstrap") && s.owns(string(cgroup)) {
 			pids = append(pids, pid)
 		}
 	}

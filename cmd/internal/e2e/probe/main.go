@@ -30,6 +30,8 @@ type Event struct {
 	Crash bool
 	// Fail answers an error.
 	Fail string
+	// Read answers what these files are: mode and content.
+	Read []string
 	// Size answers a string of this many bytes.
 	Size int
 	// Pad is only there to make the event large.
@@ -47,6 +49,7 @@ type Answer struct {
 	Padded      int
 	Body        string
 	Revision    string
+	Files       []string
 }
 
 type state struct {
@@ -75,10 +78,26 @@ func (s *state) handle(ctx context.Context, e Event) (*Answer, error) {
 		Environment: os.Getenv("AWS_LAMBDA_LOG_STREAM_NAME"), PID: os.Getpid(), Started: s.started,
 		InFlight: n, Peak: s.peak.Load(), Padded: len(e.Pad), Body: strings.Repeat("x", e.Size), Revision: os.Getenv("REVISION"),
 	}
+	for _, name := range e.Read {
+		a.Files = append(a.Files, read(name))
+	}
 	if lc, ok := lambdacontext.FromContext(ctx); ok {
 		a.RequestID = lc.AwsRequestID
 	}
 	return a, nil
+}
+
+// read says what a file is.
+func read(name string) string {
+	info, err := os.Lstat(name)
+	if err != nil {
+		return err.Error()
+	}
+	text, err := os.ReadFile(name) //nolint:gosec // what a test asks for
+	if err != nil {
+		return err.Error()
+	}
+	return info.Mode().String() + " " + string(text)
 }
 
 // patient takes one event after the other from the Runtime API, and asks again
