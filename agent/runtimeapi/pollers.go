@@ -35,8 +35,14 @@ func (a *API) hand(ctx context.Context, x *invocation, giveUp time.Time) error {
 		case err != nil:
 			return err
 		case p == nil:
-			return a.awaitPoll(ctx, x, giveUp)
-		case p.give(x) || !a.takeBack(x):
+			err := a.awaitPoll(ctx, x, giveUp)
+			if err == nil {
+				a.began(x)
+			}
+			return err
+		}
+		a.began(x)
+		if p.give(x) || !a.takeBack(x) {
 			return nil
 		}
 	}
