@@ -98,11 +98,11 @@ func (p *Pool) exited(ev sandbox.Event) {
 	in := p.sandboxes[ev.ID]
 	first := in != nil && !in.hasExited
 	if first {
-		in.hasExited, in.exit = true, ev.Exit
+		in.hasExited = true
 		close(in.exited)
 	}
 	p.mu.Unlock()
 	if first {
-		in.api.Exited(runtimeapi.Exit{Code: ev.Exit.Code, OutOfMemory: ev.Exit.OOMKilled})
+		p.fall(in, runtimeapi.Exit{Code: ev.Exit.Code, OutOfMemory: ev.Exit.OOMKilled})
 	}
 }

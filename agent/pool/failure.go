@@ -33,6 +33,9 @@ const (
 	codeInvalidEntryPoint   = "FunctionError.InvalidEntryPoint"
 	codeInvalidDirectory    = "FunctionError.InvalidWorkingDirectory"
 	codeInitResourceExhaust = "FunctionError.InitResourceExhausted"
+	codeExtensionInitError  = "FunctionError.ExtensionInitError"
+	codeTooManyExtensions   = "FunctionError.TooManyExtensions"
+	codePermissionDenied    = "FunctionError.PermissionDenied"
 )
 
 // hostTrouble says whether a code is about the host, not the function.
@@ -124,31 +127,75 @@ func said(err error) string {
 	return text
 }
 
-// initError is a failed initialisation as the runtime reported it.
+// The error types of a command that could not be started.
+const (
+	invalidDirectory  = "Runtime.InvalidWorkingDir"
+	invalidEntryPoint = "Runtime.InvalidEntrypoint"
+)
+
+// notStarted is the error type that goes with init's exit code for a command
+// that could not be started; empty if it is no such code.
+func notStarted(code int) string {
+	switch code {
+	case sandbox.ExitNoDirectory:
+		return invalidDirectory
+	case sandbox.ExitNotExecutable, sandbox.ExitNotFound:
+		return invalidEntryPoint
+	}
+	return ""
+}
+
+// initError is a failed initialisation as the runtime or an extension reported
+// it.
 func initError(e runtimeapi.InitError, output string) error {
-	return ownFault(codeRuntimeInitError, e.Type+": "+e.Message, output)
+	code := codeRuntimeInitError
+	if strings.HasPrefix(e.Type, "Extension.") {
+		code = codeExtensionInitError
+	}
+	return ownFault(code, e.Type+": "+e.Message, output)
 }
 
-func initTimeout(limit time.Duration, output string) error {
-	return ownFault(codeInitTimeout, fmt.Sprintf("runtime did not ask for its first invocation within %v", limit), output)
+// initTimeout is an initialisation that missing held up for too long.
+func initTimeout(limit time.Duration, missing, output string) error {
+	return ownFault(codeInitTimeout, fmt.Sprintf("%s within %v", missing, limit), output)
 }
 
-// exitError is a process that ended before it was ready.
-func exitError(exit sandbox.Exit, output string) error {
+// exitError is a process that ended before the environment was ready. refusal is
+// why its extension could not register, if that is why.
+func exitError(exit runtimeapi.Exit, refusal, output string) error {
 	if why, is := strings.CutPrefix(strings.TrimSpace(output), sandbox.NotStarted); is && !strings.Contains(why, "\n") {
-		switch exit.Code {
-		case sandbox.ExitNoDirectory:
-			return ownFault(codeInvalidDirectory, "Runtime.InvalidWorkingDir: "+why, "")
-		case sandbox.ExitNotExecutable, sandbox.ExitNotFound:
-			return ownFault(codeInvalidEntryPoint, "Runtime.InvalidEntrypoint: "+why, "")
+		if kind := notStarted(exit.Code); kind != "" && exit.Extension == "" {
+			exit.Kind, exit.Message, output = kind, why, ""
 		}
 	}
-	code := codeRuntimeInitError
-	if exit.OOMKilled {
-		code = codeInitResourceExhaust
+	reason := exit.Type() + ": "
+	if exit.Extension != "" {
+		reason += "extension " + exit.Extension + ": "
 	}
-	e := runtimeapi.Exit{Code: exit.Code, OutOfMemory: exit.OOMKilled}
-	return ownFault(code, e.Type()+": "+e.String(), output)
+	reason += exit.String()
+	if refusal != "" {
+		reason += ": " + refusal
+	}
+	return ownFault(exitCode(exit), reason, output)
+}
+
+// exitCode is the StateReasonCode of a process that ended too early.
+func exitCode(exit runtimeapi.Exit) string {
+	switch kind := exit.Type(); {
+	case kind == invalidDirectory:
+		return codeInvalidDirectory
+	case kind == invalidEntryPoint:
+		return codeInvalidEntryPoint
+	case kind == "TooManyExtensions":
+		return codeTooManyExtensions
+	case kind == "PermissionDenied":
+		return codePermissionDenied
+	case exit.OutOfMemory:
+		return codeInitResourceExhaust
+	case strings.HasPrefix(kind, "Extension."):
+		return codeExtensionInitError
+	}
+	return codeRuntimeInitError
 }
 
 // ownFault is a fault of the function itself, with the end of what it printed.

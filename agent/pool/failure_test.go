@@ -8,7 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/hearth-compute/hearth/sandbox"
+	"github.com/hearth-compute/hearth/agent/runtimeapi"
 )
 
 func TestAReasonIsTextOfBoundedLength(t *testing.T) {
@@ -56,20 +56,42 @@ func TestOnlyTheHostsTroubleIsRecoverable(t *testing.T) {
 func TestAnExitSaysWhetherTheCommandEverRan(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		exit                 sandbox.Exit
+		exit                 runtimeapi.Exit
 		output, code, reason string
 	}{
-		{sandbox.Exit{Code: 125}, "hearth-init: chdir /x: no such file or directory\n", codeInvalidDirectory, "Runtime.InvalidWorkingDir: chdir /x: no such file or directory"},
-		{sandbox.Exit{Code: 126}, "hearth-init: fork/exec /x: exec format error\n", codeInvalidEntryPoint, "Runtime.InvalidEntrypoint: fork/exec /x: exec format error"},
-		{sandbox.Exit{Code: 127}, "hearth-init: fork/exec /x: gone\n", codeInvalidEntryPoint, "Runtime.InvalidEntrypoint: fork/exec /x: gone"},
-		{sandbox.Exit{Code: 127}, "sh: 1: nmp: not found\n", codeRuntimeInitError, "Runtime.ExitError: Runtime exited with error: exit status 127; the last it printed:\nsh: 1: nmp: not found"},
-		{sandbox.Exit{Code: 126}, "first\nhearth-init: second\n", codeRuntimeInitError, "Runtime.ExitError: Runtime exited with error: exit status 126; the last it printed:\nfirst\nhearth-init: second"},
-		{sandbox.Exit{Code: 1}, "hearth-init: not of it\n", codeRuntimeInitError, "Runtime.ExitError: Runtime exited with error: exit status 1; the last it printed:\nhearth-init: not of it"},
-		{sandbox.Exit{Code: 137, OOMKilled: true}, "", codeInitResourceExhaust, "Runtime.OutOfMemory: Runtime exited with error: signal: killed"},
-		{sandbox.Exit{Code: 139}, "", codeRuntimeInitError, "Runtime.ExitError: Runtime exited with error: signal: segmentation fault"},
+		{runtimeapi.Exit{Code: 125}, "hearth-init: chdir /x: no such file or directory\n", codeInvalidDirectory, "Runtime.InvalidWorkingDir: chdir /x: no such file or directory"},
+		{runtimeapi.Exit{Code: 126}, "hearth-init: fork/exec /x: exec format error\n", codeInvalidEntryPoint, "Runtime.InvalidEntrypoint: fork/exec /x: exec format error"},
+		{runtimeapi.Exit{Code: 127}, "hearth-init: fork/exec /x: gone\n", codeInvalidEntryPoint, "Runtime.InvalidEntrypoint: fork/exec /x: gone"},
+		{runtimeapi.Exit{Code: 127}, "sh: 1: nmp: not found\n", codeRuntimeInitError, "Runtime.ExitError: Runtime exited with error: exit status 127; the last it printed:\nsh: 1: nmp: not found"},
+		{runtimeapi.Exit{Code: 126}, "first\nhearth-init: second\n", codeRuntimeInitError, "Runtime.ExitError: Runtime exited with error: exit status 126; the last it printed:\nfirst\nhearth-init: second"},
+		{runtimeapi.Exit{Code: 1}, "hearth-init: not of it\n", codeRuntimeInitError, "Runtime.ExitError: Runtime exited with error: exit status 1; the last it printed:\nhearth-init: not of it"},
+		{runtimeapi.Exit{Code: 137, OutOfMemory: true}, "", codeInitResourceExhaust, "Runtime.OutOfMemory: Runtime exited with error: signal: killed"},
+		{runtimeapi.Exit{Code: 139}, "", codeRuntimeInitError, "Runtime.ExitError: Runtime exited with error: signal: segmentation fault"},
 	} {
-		if code, reason := failure(exitError(c.exit, c.output)); code != c.code || reason != c.reason {
+		if code, reason := failure(exitError(c.exit, "", c.output)); code != c.code || reason != c.reason {
 			t.Errorf("%+v %q: got %s %q", c.exit, c.output, code, reason)
+		}
+	}
+}
+
+func TestWhatAnExtensionDidIsTheReason(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		exit                          runtimeapi.Exit
+		refusal, output, code, reason string
+	}{
+		{runtimeapi.Exit{Extension: "x"}, "", "bye\n", codeExtensionInitError, "Extension.Crash: extension x: exit code 0; the last it printed:\nbye"},
+		{runtimeapi.Exit{Extension: "x", Code: 3}, "it asked", "", codeExtensionInitError, "Extension.Crash: extension x: exit status 3: it asked"},
+		{runtimeapi.Exit{Extension: "x", Code: 127}, "", "hearth-init: not of it", codeExtensionInitError, "Extension.Crash: extension x: exit status 127; the last it printed:\nhearth-init: not of it"},
+		{runtimeapi.Exit{Extension: "x", Code: 143, Kind: "Extension.NoKey"}, "", "", codeExtensionInitError, "Extension.NoKey: extension x: signal: terminated"},
+		{runtimeapi.Exit{Extension: "x", Code: 137, OutOfMemory: true}, "", "", codeInitResourceExhaust, "Extension.Crash: extension x: signal: killed"},
+		{runtimeapi.Exit{Extension: "x", Code: 126, Kind: "PermissionDenied", Message: "why"}, "", "", codePermissionDenied, "PermissionDenied: extension x: why"},
+		{runtimeapi.Exit{Extension: "x", Code: 127, Kind: "Extension.LaunchError", Message: "why"}, "", "", codeExtensionInitError, "Extension.LaunchError: extension x: why"},
+		{runtimeapi.Exit{Kind: "TooManyExtensions", Message: "11"}, "", "", codeTooManyExtensions, "TooManyExtensions: 11"},
+		{runtimeapi.Exit{Code: 127, Kind: "Runtime.InvalidEntrypoint", Message: "why"}, "", "hearth-init: why\n", codeInvalidEntryPoint, "Runtime.InvalidEntrypoint: why"},
+	} {
+		if code, reason := failure(exitError(c.exit, c.refusal, c.output)); code != c.code || reason != c.reason {
+			t.Errorf("%+v: got %s %q, want %s %q", c.exit, code, reason, c.code, c.reason)
 		}
 	}
 }

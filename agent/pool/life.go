@@ -40,11 +40,13 @@ func (p *Pool) incarnateLocked(ctx context.Context, id sandbox.ID, a agent.Assig
 		id:         id,
 		assignment: a,
 		retire:     retire,
+		fallen:     make(chan struct{}),
 		exited:     make(chan struct{}),
 		phase:      PhaseStarting,
 	}
 	api := runtimeapi.Config{
-		Environment: a.Environment, Concurrency: max(1, a.MaxConcurrency), Answers: p.cfg.Answers, Log: p.cfg.Log,
+		Environment: a.Environment, Concurrency: max(1, a.MaxConcurrency), CPU: a.Limits.CPU, Answers: p.cfg.Answers, Log: p.cfg.Log,
+		Function: runtimeapi.Function{Name: a.FunctionName, Version: a.Version, Handler: a.Handler, AccountID: accountID(a.FunctionARN)},
 	}
 	if a.OnDemand {
 		api.TimedOut = func() { p.overran(in) }
@@ -66,13 +68,14 @@ func (p *Pool) incarnateLocked(ctx context.Context, id sandbox.ID, a agent.Assig
 func (p *Pool) live(agentCtx, ctx context.Context, in *incarnation) {
 	var serving sync.WaitGroup
 	serveCtx, stopServing := context.WithCancelCause(agentCtx)
-	release, err := p.bringUp(ctx, in, func(l net.Listener) {
+	release, err := p.bringUp(ctx, in, func(runtime, init net.Listener) {
 		serving.Go(func() {
-			if err := in.api.Serve(serveCtx, l); err != nil {
+			if err := in.api.Serve(serveCtx, runtime); err != nil {
 				p.cfg.Log.ErrorContext(ctx, "runtime api stopped", "environment", string(in.assignment.Environment), "err", err)
 				in.retire(err)
 			}
 		})
+		serving.Go(func() { p.converse(serveCtx, in, init) })
 	})
 	defer release()
 	defer serving.Wait()
@@ -80,7 +83,7 @@ func (p *Pool) live(agentCtx, ctx context.Context, in *incarnation) {
 	if err == nil {
 		p.becameReady(in)
 		select {
-		case <-in.exited:
+		case <-in.fallen:
 		case <-ctx.Done():
 		}
 	}
@@ -93,7 +96,7 @@ func (p *Pool) live(agentCtx, ctx context.Context, in *incarnation) {
 
 // bringUp does everything up to the first /next. release gives back what was
 // taken, also after an error.
-func (p *Pool) bringUp(ctx context.Context, in *incarnation, serve func(net.Listener)) (release func(), err error) {
+func (p *Pool) bringUp(ctx context.Context, in *incarnation, serve func(runtime, init net.Listener)) (release func(), err error) {
 	release = func() {}
 	if in.adopted {
 		release = p.keepUnpacked(in.assignment)
@@ -106,19 +109,32 @@ func (p *Pool) bringUp(ctx context.Context, in *incarnation, serve func(net.List
 			return release, err
 		}
 	}
-	l, err := p.cfg.Runtime.Listen(ctx, in.id, runtimeAddress)
-	if err != nil {
-		return release, fmt.Errorf("opening the runtime api of %s: %w", in.id, err)
+	if err := p.listen(ctx, in, serve); err != nil {
+		return release, err
 	}
-	serve(l)
 	if in.adopted {
-		return release, in.awaitReturn(ctx)
+		return release, p.awaitReturn(ctx, in)
 	}
 	p.awaitCredentials(ctx, in)
 	if err := p.bounded(ctx, func(ctx context.Context) error { return p.cfg.Runtime.Start(ctx, in.id) }); err != nil {
 		return release, err
 	}
 	return release, p.awaitReady(ctx, in)
+}
+
+// listen opens what the runtime and the init process of an incarnation dial.
+func (p *Pool) listen(ctx context.Context, in *incarnation, serve func(runtime, init net.Listener)) error {
+	runtime, err := p.cfg.Runtime.Listen(ctx, in.id, runtimeAddress)
+	if err != nil {
+		return fmt.Errorf("opening the runtime api of %s: %w", in.id, err)
+	}
+	init, err := p.cfg.Runtime.Listen(ctx, in.id, linkAddress)
+	if err != nil {
+		_ = runtime.Close()
+		return fmt.Errorf("opening the link to init of %s: %w", in.id, err)
+	}
+	serve(runtime, init)
+	return nil
 }
 
 // pull makes an image available, with the host's credentials if it came with
@@ -160,6 +176,7 @@ func (p *Pool) prepare(ctx context.Context, in *incarnation) (sandbox.Spec, func
 		return sandbox.Spec{}, release, fmt.Errorf("encoding assignment %s: %w", a.Environment, err)
 	}
 	spec := b.spec()
+	in.extensionEnv = b.extensionEnvironment()
 	if len(spec.Args) == 0 {
 		return spec, release, &startError{code: codeInvalidEntryPoint, reason: "Runtime.InvalidEntrypoint: image has neither entry point nor command", class: errdefs.ErrFailedPrecondition}
 	}
@@ -191,29 +208,41 @@ func (*Pool) bounded(ctx context.Context, f func(context.Context) error) error {
 	return f(ctx)
 }
 
-// awaitReady waits for the first /next.
+// awaitReady waits for the runtime and the extensions, which come before it.
 func (p *Pool) awaitReady(ctx context.Context, in *incarnation) error {
 	limit := time.NewTimer(in.assignment.InitTimeout)
 	defer limit.Stop()
-	select {
-	case <-in.api.Failed():
-		in.awaitLastWords(ctx)
-		return initError(in.api.InitError(), p.cfg.Output.last(in.id))
-	case <-in.api.Ready():
-		return nil
-	case <-in.exited:
-		// A runtime reports its failure and exits at once.
+	registered := in.api.Registered()
+	for {
 		select {
+		case <-registered:
+			registered = nil
+			in.startRuntime()
+			in.runtimeRuns = true
 		case <-in.api.Failed():
-			return initError(in.api.InitError(), p.cfg.Output.last(in.id))
-		default:
-			return exitError(in.exit, p.cfg.Output.last(in.id))
+			return p.initFailed(ctx, in)
+		case <-in.api.Ready():
+			in.runtimeRuns = true
+			return nil
+		case <-in.fallen:
+			return p.initFailed(ctx, in)
+		case <-limit.C:
+			return initTimeout(in.assignment.InitTimeout, in.api.Missing(), p.cfg.Output.last(in.id))
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
-	case <-limit.C:
-		return initTimeout(in.assignment.InitTimeout, p.cfg.Output.last(in.id))
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
+}
+
+// initFailed is why an incarnation failed that has said so, or whose process has
+// ended.
+func (p *Pool) initFailed(ctx context.Context, in *incarnation) error {
+	in.awaitLastWords(ctx)
+	if closed(in.api.Failed()) { // it reports its failure and exits at once
+		return initError(in.api.InitError(), p.cfg.Output.last(in.id))
+	}
+	exit := p.exitOf(in)
+	return exitError(exit, in.api.ExtensionRefusal(exit.Extension), p.cfg.Output.last(in.id))
 }
 
 // awaitLastWords waits for the end of a runtime that has reported its failure:
@@ -230,12 +259,12 @@ func (in *incarnation) awaitLastWords(ctx context.Context) {
 
 // awaitReturn waits until an adopted runtime comes back, for as long as its
 // successor takes.
-func (in *incarnation) awaitReturn(ctx context.Context) error {
+func (p *Pool) awaitReturn(ctx context.Context, in *incarnation) error {
 	select {
 	case <-in.api.Ready():
 		return nil
-	case <-in.exited:
-		return fmt.Errorf("adopted sandbox %s: %s: %w", in.id, runtimeapi.Exit{Code: in.exit.Code}, errdefs.ErrFailedPrecondition)
+	case <-in.fallen:
+		return fmt.Errorf("adopted sandbox %s: %s: %w", in.id, p.exitOf(in), errdefs.ErrFailedPrecondition)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -279,7 +308,9 @@ func (p *Pool) ended(in *incarnation, err error) {
 	case !unexpected:
 		log.Info("environment ends")
 	case err == nil:
-		log.Warn("environment ended by itself", "exit_code", in.exit.Code, "oom_killed", in.exit.OOMKilled)
+		exit := p.exitOf(in)
+		log.Warn("environment ended by itself", "cause", exit.Type(), "exit", exit.String(),
+			"extension", exit.Extension, "exit_code", exit.Code, "oom_killed", exit.OutOfMemory)
 	default:
 		log.Warn("environment could not be started", "failures", failures, "err", err)
 	}
@@ -296,6 +327,7 @@ func (p *Pool) markEnded(in *incarnation, err error) (failures int, unexpected b
 	if !unexpected {
 		return 0, false
 	}
+	in.failed = true
 	e := p.environments[in.assignment.Environment]
 	if err == nil && now.Sub(in.readyAt) >= steady {
 		e.attempts = 0
@@ -324,6 +356,7 @@ func (p *Pool) dispose(ctx context.Context, in *incarnation) {
 			p.cfg.Log.WarnContext(ctx, "environment is ended with invokes running", "environment", string(in.assignment.Environment), "err", err)
 		}
 	}
+	p.shutdown(ctx, in)
 	for wait := firstBackoff; ; wait = min(2*wait, lastBackoff) {
 		if ctx.Err() != nil {
 			return // the next agent process removes it
@@ -361,13 +394,6 @@ func (p *Pool) hasOverrun(in *incarnation) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return in.overran
-}
-
-func (p *Pool) remove(ctx context.Context, in *incarnation) error {
-	if err := p.cfg.Runtime.Stop(ctx, in.id, stopGrace); err != nil && !errdefs.IsNotFound(err) {
-		return err
-	}
-	return p.cfg.Runtime.Remove(ctx, in.id)
 }
 
 func (p *Pool) gone(in *incarnation) {

@@ -10,6 +10,10 @@
 //	starting ──first /next──► ready ──retired, exited──► ending ──► (gone)
 //	   └────init error, init timeout, exit, retired────────┘
 //
+// Inside the sandbox the init process runs a runtime and, before it and beside
+// it, the extensions. It tells of every exit over a link ([sandbox.Link]); the
+// end of any of them ends the incarnation.
+//
 // # Invariants
 //
 //  1. An incarnation that was adopted from an earlier agent process is ended
@@ -52,8 +56,6 @@ const (
 	// steady is how long an incarnation must have been ready for its end not to
 	// count as one more in a row.
 	steady = 30 * time.Second
-	// stopGrace is how long a process has between SIGTERM and SIGKILL.
-	stopGrace = 2 * time.Second
 	// lastWords is how long a runtime that has failed may take to exit before it is
 	// made to.
 	lastWords = 500 * time.Millisecond
@@ -155,16 +157,26 @@ type incarnation struct {
 	token string
 	// retire ends the wait for whatever the incarnation waits for.
 	retire context.CancelCauseFunc
-	// exited is closed when the process has ended, after exit is set.
-	exited chan struct{}
+	// link leads to its init process.
+	link supervision
+	// extensionEnv is the environment of its extensions, set before it starts.
+	extensionEnv []string
+	// runtimeRuns says that the runtime was started, as far as its goroutine knows.
+	runtimeRuns bool
+	// fallen is closed when the first of its processes has ended, after exit is set,
+	// exited when all have and the sandbox has stopped.
+	fallen, exited chan struct{}
 
 	// overran says that an invocation ran beyond its deadline and is not worth
 	// waiting for.
-	overran         bool
-	phase           Phase
-	readyAt         time.Time
-	exit            sandbox.Exit
-	hasExited       bool
+	overran   bool
+	phase     Phase
+	readyAt   time.Time
+	exit      runtimeapi.Exit
+	hasFallen bool
+	hasExited bool
+	// failed says that it ends because something in it went wrong.
+	failed          bool
 	created         bool
 	cgroup, tmpPath string
 }

@@ -25,6 +25,10 @@ const (
 	uid = 993
 	gid = 990
 
+	// xrayHost and xrayPort are where an X-Ray daemon would listen.
+	xrayHost = "127.0.0.1"
+	xrayPort = "2000"
+
 	pidsLimit = 1024
 	openFiles = 4096
 
@@ -70,6 +74,7 @@ func (b build) spec() sandbox.Spec {
 			labelVersion:     a.Version,
 		},
 		Metadata: b.metadata,
+		Link:     sandbox.Link{Address: linkAddress, Helpers: extensionsDir},
 	}
 	if b.token != "" {
 		s.Labels[labelToken] = tokenHash(b.token)
@@ -97,7 +102,34 @@ func (b build) command() []string {
 	return append(slices.Clone(entry), args...)
 }
 
-// environment is what the process finds: the image's variables, then defaults,
+// runtimeOnly are variables that extensions do not get, besides those that begin
+// with an underscore.
+func runtimeOnly(name string) bool {
+	switch name {
+	case "AWS_LAMBDA_MAX_CONCURRENCY", "AWS_LAMBDA_LOG_GROUP_NAME", "AWS_LAMBDA_LOG_STREAM_NAME",
+		"LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR", "AWS_EXECUTION_ENV", "AWS_XRAY_DAEMON_ADDRESS", "AWS_XRAY_CONTEXT_MISSING":
+		return true
+	}
+	return strings.HasPrefix(name, "_")
+}
+
+// extensionEnvironment is what an external extension finds.
+func (b build) extensionEnvironment() []string {
+	return slices.DeleteFunc(b.environment(), func(variable string) bool {
+		name, _, _ := strings.Cut(variable, "=")
+		return runtimeOnly(name)
+	})
+}
+
+// accountID is that of an ARN; empty if it has none.
+func accountID(arn string) string {
+	if parts := strings.SplitN(arn, ":", 6); len(parts) == 6 {
+		return parts[4]
+	}
+	return ""
+}
+
+// environment is what the runtime finds: the image's variables, then defaults,
 // then the customer's, then those nobody may change.
 func (b build) environment() []string {
 	env := map[string]string{}
@@ -144,9 +176,10 @@ func (b build) defaults() map[string]string {
 	return d
 }
 
-// overridable are variables of ours that customers may set themselves.
+// overridable are variables of ours that customers may set themselves. Nothing
+// of ours listens at the X-Ray daemon's address: an extension may.
 func (b build) overridable() map[string]string {
-	o := map[string]string{"AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR"}
+	o := map[string]string{"AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR", "AWS_XRAY_DAEMON_ADDRESS": xrayHost + ":" + xrayPort}
 	if l := b.assignment.Logging; l.Format != "" {
 		o["AWS_LAMBDA_LOG_FORMAT"] = l.Format
 		if l.Format == "JSON" && l.ApplicationLevel != "" {
@@ -157,7 +190,8 @@ func (b build) overridable() map[string]string {
 }
 
 // reserved are variables that customers cannot set; those with an empty value
-// are absent.
+// are absent. AWS's _LAMBDA_TELEMETRY_LOG_FD_PROVIDER_SOCKET is not among them:
+// runtimes print to their standard output then.
 func (b build) reserved() map[string]string {
 	a := b.assignment
 	group := a.Logging.Group
@@ -178,6 +212,8 @@ func (b build) reserved() map[string]string {
 		"LAMBDA_TASK_ROOT":                taskRoot,
 		"LAMBDA_RUNTIME_DIR":              runtimeDir,
 		"_HANDLER":                        a.Handler,
+		"_AWS_XRAY_DAEMON_ADDRESS":        xrayHost,
+		"_AWS_XRAY_DAEMON_PORT":           xrayPort,
 		"AWS_EXECUTION_ENV":               executionEnv(a),
 		// They would win over the role's credentials, and a customer cannot set them
 		// on AWS.

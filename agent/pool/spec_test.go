@@ -56,6 +56,7 @@ func TestAZipFunctionsSandbox(t *testing.T) {
 			"AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001",
 			"AWS_REGION=eu-west-1",
 			"AWS_XRAY_CONTEXT_MISSING=LOG_ERROR",
+			"AWS_XRAY_DAEMON_ADDRESS=127.0.0.1:2000",
 			"EXTRA=1",
 			"LAMBDA_RUNTIME_DIR=/var/runtime",
 			"LAMBDA_TASK_ROOT=/var/task",
@@ -64,8 +65,11 @@ func TestAZipFunctionsSandbox(t *testing.T) {
 			"MY_NAME=v",
 			"PATH=/opt/mine",
 			"TZ=:UTC",
+			"_AWS_XRAY_DAEMON_ADDRESS=127.0.0.1",
+			"_AWS_XRAY_DAEMON_PORT=2000",
 			"_HANDLER=index.handler",
 		},
+		Link:       sandbox.Link{Address: "127.0.0.1:9002", Helpers: "/opt/extensions"},
 		WorkingDir: "/var/task",
 		User:       sandbox.User{UID: 993, GID: 990},
 		Mounts:     []sandbox.Mount{{Source: "/data/code/abc", Target: "/var/task"}},
@@ -77,6 +81,51 @@ func TestAZipFunctionsSandbox(t *testing.T) {
 	}
 	if d := cmp.Diff(want, zip().spec()); d != "" {
 		t.Fatal(d)
+	}
+}
+
+func TestExtensionsGetNoVariableOfTheRuntime(t *testing.T) {
+	t.Parallel()
+	b := zip()
+	b.assignment.Variables["AWS_XRAY_CONTEXT_MISSING"] = "IGNORE_ERROR"
+	b.token = "secret"
+	want := []string{
+		"AWS_DEFAULT_REGION=eu-west-1",
+		"AWS_LAMBDA_FUNCTION_MEMORY_SIZE=2048",
+		"AWS_LAMBDA_FUNCTION_NAME=thumb",
+		"AWS_LAMBDA_FUNCTION_VERSION=$LATEST.PUBLISHED",
+		"AWS_LAMBDA_INITIALIZATION_TYPE=lambda-managed-instances",
+		"AWS_LAMBDA_LOG_FORMAT=JSON",
+		"AWS_LAMBDA_LOG_LEVEL=TRACE",
+		"AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001",
+		"AWS_REGION=eu-west-1",
+		"EXTRA=1",
+		"LANG=C.UTF-8",
+		"LD_LIBRARY_PATH=/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib",
+		"MY_NAME=v",
+		"PATH=/opt/mine",
+		"TZ=:UTC",
+	}
+	var got []string
+	for _, e := range b.extensionEnvironment() {
+		if !strings.HasPrefix(e, "AWS_CONTAINER_") { // they are for both
+			got = append(got, e)
+		}
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if len(b.extensionEnvironment()) != len(want)+2 {
+		t.Errorf("the role's credentials are missing: %q", b.extensionEnvironment())
+	}
+}
+
+func TestTheAccountIsThatOfTheFunction(t *testing.T) {
+	t.Parallel()
+	for arn, want := range map[string]string{"arn:aws:lambda:us-east-1:123456789012:function:f:1": "123456789012", "arn:f:1": "", "": ""} {
+		if got := accountID(arn); got != want {
+			t.Errorf("%q: got %q", arn, got)
+		}
 	}
 }
 

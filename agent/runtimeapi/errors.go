@@ -31,17 +31,31 @@ func (e *RefusedError) Error() string {
 // Unwrap gives the error its class.
 func (*RefusedError) Unwrap() error { return errdefs.ErrResourceExhausted }
 
-// Exit is how the process of an environment ended.
+// Exit is how a process of an environment ended, or why it could not be started.
 type Exit struct {
 	// Code is the exit code, 128+n for signal n, -1 if unknown.
 	Code int
 	// OutOfMemory says that the memory limit ended it.
 	OutOfMemory bool
+	// Extension is the name of the extension it was; empty for the runtime.
+	Extension string
+	// Kind is the error type, if it does not follow from the rest.
+	Kind string
+	// Message is what happened, if it does not follow from the rest.
+	Message string
 }
 
 // String says it the way AWS does.
 func (e Exit) String() string {
 	switch {
+	case e.Message != "":
+		return e.Message
+	case e.Extension != "" && e.Code > 128 && e.Code < 128+65:
+		return "signal: " + syscall.Signal(e.Code-128).String()
+	case e.Extension != "" && e.Code > 0:
+		return fmt.Sprintf("exit status %d", e.Code)
+	case e.Extension != "":
+		return "exit code 0"
 	case e.OutOfMemory:
 		return "Runtime exited with error: signal: killed"
 	case e.Code > 128 && e.Code < 128+65:
@@ -54,7 +68,12 @@ func (e Exit) String() string {
 
 // Type is the error type AWS gives it.
 func (e Exit) Type() string {
-	if e.OutOfMemory {
+	switch {
+	case e.Kind != "":
+		return e.Kind
+	case e.Extension != "":
+		return "Extension.Crash"
+	case e.OutOfMemory:
 		return "Runtime.OutOfMemory"
 	}
 	return "Runtime.ExitError"
