@@ -193,6 +193,11 @@ type EnvironmentHeat struct {
 // Refusals counts refused invokes by reason.
 type Refusals struct{ Concurrency, CPU, Memory, Disk int64 }
 
+// Plus is both together.
+func (r Refusals) Plus(o Refusals) Refusals {
+	return Refusals{r.Concurrency + o.Concurrency, r.CPU + o.CPU, r.Memory + o.Memory, r.Disk + o.Disk}
+}
+
 // Load is how busy an environment is at this moment; it goes with every answer.
 type Load struct {
 	// InFlight counts taken slots, Limit is how many may be taken now.

@@ -19,12 +19,20 @@ func openCgroup(path string) (sampler.Reader, error) {
 }
 
 // Read implements sampler.Reader.
-func (r cgroupReader) Read() (sampler.Usage, error) {
-	s, err := r.Sample()
+func (r cgroupReader) Read(how sampler.Depth) (sampler.Usage, error) {
+	read := r.Sample
+	if how == sampler.Quick {
+		read = r.Quick
+	}
+	s, err := read()
 	if err != nil {
 		return sampler.Usage{}, err
 	}
-	return sampler.Usage{CPU: s.CPU, Memory: agent.Bytes(s.Memory)}, nil
+	return sampler.Usage{
+		CPU: s.CPU, Throttled: s.Throttled,
+		Memory: agent.Bytes(s.Memory), MemoryLimit: agent.Bytes(s.MemoryLimit),
+		Stalled: sampler.Stalls(s.Stalled),
+	}, nil
 }
 
 // parentReader reads the parent cgroup, which may not exist yet.
@@ -34,7 +42,7 @@ type parentReader struct {
 }
 
 // Read implements sampler.Reader.
-func (p *parentReader) Read() (sampler.Usage, error) {
+func (p *parentReader) Read(how sampler.Depth) (sampler.Usage, error) {
 	if p.open == nil {
 		r, err := openCgroup(p.path)
 		if err != nil {
@@ -42,7 +50,7 @@ func (p *parentReader) Read() (sampler.Usage, error) {
 		}
 		p.open = r
 	}
-	return p.open.Read()
+	return p.open.Read(how)
 }
 
 // Close implements sampler.Reader.
@@ -54,10 +62,11 @@ func (p *parentReader) Close() error {
 }
 
 // hostReader measures the parent cgroup when that is the instance, else the
-// machine.
-func (a *Agent) hostReader() sampler.Reader {
+// machine; it also says how much CPU that has.
+func (a *Agent) hostReader() (sampler.Reader, agent.MilliCPU, error) {
 	if a.cfg.LimitParent {
-		return &parentReader{path: a.cfg.CgroupParent}
+		return &parentReader{path: a.cfg.CgroupParent}, a.cfg.Allocatable.CPU, nil
 	}
-	return sampler.Machine{}
+	size, err := sampler.Size()
+	return &sampler.Machine{}, size.CPU, err
 }

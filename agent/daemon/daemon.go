@@ -103,6 +103,7 @@ type Agent struct {
 	session *session.Session
 	pool    *pool.Pool
 	sampler *sampler.Sampler
+	live    []pool.Live
 }
 
 // New returns an agent on containerd. Nothing is dialled or started before Run,
@@ -302,10 +303,15 @@ func (a *Agent) assemble() error {
 
 		Credentials: withCredentials,
 	})
+	hostReader, hostCPU, err := a.hostReader()
+	if err != nil {
+		return err
+	}
 	a.sampler = sampler.New(sampler.Config{
 		Targets: a.targets,
 		Open:    openCgroup,
-		Host:    a.hostReader(),
+		Host:    hostReader,
+		HostCPU: hostCPU,
 		DataDir: a.cfg.DataDir,
 		Log:     a.cfg.Log,
 	})
@@ -320,13 +326,15 @@ func (a *Agent) publish(apis map[agent.EnvironmentID]*runtimeapi.API) {
 	a.table.Replace(table)
 }
 
-func (a *Agent) targets() []sampler.Target {
-	live := a.pool.Live()
-	targets := make([]sampler.Target, 0, len(live))
-	for _, l := range live {
-		targets = append(targets, sampler.Target(l))
+// targets belongs to the sampler's goroutine, and so does a.live.
+func (a *Agent) targets(into []sampler.Target) []sampler.Target {
+	a.live = a.pool.Live(a.live[:0])
+	for _, l := range a.live {
+		into = append(into, sampler.Target{
+			Environment: l.Environment, Sandbox: l.Sandbox, CgroupPath: l.CgroupPath, TmpPath: l.TmpPath, Observer: l.API,
+		})
 	}
-	return targets
+	return into
 }
 
 // token reads the join token; there is nothing to log about it.
@@ -371,10 +379,10 @@ func (a *Agent) Report() agent.Report {
 	}
 	for i := range r.Environments {
 		e := &r.Environments[i]
-		inFlight := e.Heat.InFlight
-		e.Heat = a.sampler.Environment(e.Environment)
-		e.Heat.InFlight = inFlight
-		r.Host.InFlight += inFlight
+		measured := a.sampler.Environment(e.Environment)
+		e.Heat.CPU, e.Heat.Memory, e.Heat.Tmp = measured.CPU, measured.Memory, measured.Tmp
+		e.Heat.ThrottledPermille = measured.ThrottledPermille
+		r.Host.InFlight += e.Heat.InFlight
 	}
 	return r
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/hearth-compute/hearth/agent"
+	"github.com/hearth-compute/hearth/agent/runtimeapi"
 )
 
 // Position is which set the pool follows.
@@ -40,7 +41,7 @@ func (p *Pool) Accepted() (agent.DesiredSet, bool) {
 }
 
 // Statuses is every environment the pool has, ordered by id, without heat but
-// for the invokes in flight.
+// for what their invokes say.
 func (p *Pool) Statuses() []agent.EnvironmentStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -61,9 +62,12 @@ func (p *Pool) Statuses() []agent.EnvironmentStatus {
 		}
 		if in := e.serving(); in != nil {
 			s.Sandbox = string(in.id)
+			s.Heat.Limit = in.api.Load().Limit
 		}
 		for _, in := range e.incarnations {
 			s.Heat.InFlight += in.api.InFlight()
+			s.Heat.Overrun += in.api.Overrun()
+			s.Heat.Refusals = s.Heat.Refusals.Plus(in.api.Refusals())
 		}
 		statuses = append(statuses, s)
 	}
@@ -77,21 +81,22 @@ type Live struct {
 	Sandbox     string
 	// CgroupPath and TmpPath are empty if the driver has none.
 	CgroupPath, TmpPath string
+	// API is told what is measured.
+	API *runtimeapi.API
 }
 
-// Live returns every sandbox that exists, ordered by its id.
-func (p *Pool) Live() []Live {
+// Live appends every sandbox that exists to into, ordered by its id.
+func (p *Pool) Live(into []Live) []Live {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	live := make([]Live, 0, len(p.sandboxes))
 	for id, in := range p.sandboxes {
 		if in.created {
-			live = append(live, Live{
+			into = append(into, Live{
 				Environment: in.assignment.Environment, Sandbox: string(id),
-				CgroupPath: in.cgroup, TmpPath: in.tmpPath,
+				CgroupPath: in.cgroup, TmpPath: in.tmpPath, API: in.api,
 			})
 		}
 	}
-	slices.SortFunc(live, func(a, b Live) int { return cmp.Compare(a.Sandbox, b.Sandbox) })
-	return live
+	slices.SortFunc(into, func(a, b Live) int { return cmp.Compare(a.Sandbox, b.Sandbox) })
+	return into
 }

@@ -80,6 +80,13 @@ type Config struct {
 	Function Function
 	// Concurrency is the number of slots, at least 1.
 	Concurrency int
+	// CPU is the environment's quota; 0 means that CPU time limits nothing.
+	CPU agent.MilliCPU
+	// PerInvoke is how much memory an invocation of the function was learned to
+	// take before; 0 means not known.
+	PerInvoke agent.Bytes
+	// Unlimited switches off every limit but Concurrency.
+	Unlimited bool
 	// Grace is how long an admitted invocation waits for a pending /next before
 	// it is refused; zero means 100 ms.
 	Grace time.Duration
@@ -111,8 +118,8 @@ type Memory interface {
 
 // API is the Runtime API of one environment. Make it with New.
 type API struct {
-	cfg    Config
-	limits admit.Limits
+	cfg Config
+	governed
 
 	// ready is closed once the runtime has asked for its first invocation and every
 	// extension for its first event, failed by the first /init/error of any of them,
@@ -123,7 +130,7 @@ type API struct {
 	inFlight, peak    atomic.Int64
 	// reports has a place for each report of a failed initialisation being read.
 	reports chan struct{}
-	// settled is nudged when the last slot becomes free.
+	// settled is nudged when nothing but overrun slots may be left.
 	settled chan struct{}
 
 	extensions extensions
@@ -151,9 +158,8 @@ func New(cfg Config) *API {
 	if cfg.Grace == 0 {
 		cfg.Grace = defaultGrace
 	}
-	return &API{
+	a := &API{
 		cfg:     cfg,
-		limits:  admit.Limits{Concurrency: cfg.Concurrency},
 		ready:   make(chan struct{}),
 		failed:  make(chan struct{}),
 		gone:    make(chan struct{}),
@@ -163,6 +169,8 @@ func New(cfg Config) *API {
 
 		extensions: newExtensions(),
 	}
+	a.govern(cfg)
+	return a
 }
 
 // Ready is closed once the runtime has asked for its first invocation and every
@@ -189,10 +197,10 @@ func (a *API) InFlight() int { return int(a.inFlight.Load()) }
 // Peak is the most slots that were ever taken at once.
 func (a *API) Peak() int { return int(a.peak.Load()) }
 
-// Settle waits until no slot is taken or ctx ends. Only one caller may wait at
-// a time.
+// Settle waits until no slot is taken, but by code that ran past its deadline, or
+// ctx ends. Only one caller may wait at a time.
 func (a *API) Settle(ctx context.Context) error {
-	for a.inFlight.Load() > 0 {
+	for a.inFlight.Load() > a.overrun.Load() {
 		select {
 		case <-a.settled:
 		case <-ctx.Done():
@@ -218,6 +226,7 @@ func (a *API) Exited(exit Exit) {
 	a.mu.Unlock()
 	a.dropPolls()
 	for id, x := range lost {
+		a.endsSlot(x)
 		a.release()
 		out := failed(exit.Type(), exit.document(id))
 		out.Duration = time.Since(x.handed)
@@ -235,21 +244,25 @@ func (a *API) admit() agent.Verdict {
 	for {
 		n := a.inFlight.Load()
 		load.InFlight = int(n)
-		verdict := admit.Decide(load, a.limits)
+		verdict := admit.Decide(load, *a.limits.Load())
 		if !verdict.Admitted {
+			verdict.RetryAfter = time.Duration(a.retryAfter.Load())
+			a.count(verdict.Reason)
 			return verdict
 		}
 		if a.inFlight.CompareAndSwap(n, n+1) {
-			a.raisePeak(n + 1)
+			raise(&a.peak, n+1)
+			raise(&a.recent, n+1)
 			return verdict
 		}
 	}
 }
 
-func (a *API) raisePeak(n int64) {
+// raise makes the most at least n.
+func raise(most *atomic.Int64, n int64) {
 	for {
-		peak := a.peak.Load()
-		if n <= peak || a.peak.CompareAndSwap(peak, n) {
+		old := most.Load()
+		if n <= old || most.CompareAndSwap(old, n) {
 			return
 		}
 	}
@@ -257,11 +270,7 @@ func (a *API) raisePeak(n int64) {
 
 // release frees a slot.
 func (a *API) release() {
-	if a.inFlight.Add(-1) > 0 {
-		return
-	}
-	select {
-	case a.settled <- struct{}{}:
-	default:
+	if a.inFlight.Add(-1) <= a.overrun.Load() {
+		a.nudgeSettled()
 	}
 }

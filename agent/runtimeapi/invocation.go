@@ -37,8 +37,9 @@ type invocation struct {
 	answered time.Time
 	// claimed says that a runtime is sending the answer.
 	claimed bool
-	// left says that the caller no longer reads done.
-	left bool
+	// left says that the caller no longer reads done, overran that its slot was
+	// counted as overrun.
+	left, overran bool
 	// stream is the answer once it has begun to be streamed; then its end takes
 	// what would have gone to done.
 	stream *stream
@@ -85,7 +86,7 @@ func (a *API) await(x *invocation) agent.Outcome {
 	case <-timer.C:
 	}
 	a.mu.Lock()
-	x.left = true
+	a.leaveLocked(x)
 	handed := x.handed
 	a.mu.Unlock()
 	select {
@@ -129,8 +130,10 @@ func (a *API) pass(x *invocation, out agent.Outcome) bool {
 	}
 	delete(a.running, x.RequestID)
 	a.runs(x, false)
+	a.endsSlot(x)
 	a.release()
 	out.Duration = time.Since(x.handed)
+	a.answered(out.Duration)
 	if x.stream != nil {
 		return x.stream.finish(out)
 	}

@@ -113,7 +113,8 @@ func (a *API) awaitPoll(ctx context.Context, x *invocation, giveUp time.Time) er
 	case <-x.taken:
 		return x.unrunnable
 	case <-grace.C:
-		err = a.refusal(x.Invocation, agent.Verdict{Reason: agent.ReasonConcurrency})
+		a.count(agent.ReasonConcurrency)
+		err = a.refusal(x.Invocation, agent.Verdict{Reason: agent.ReasonConcurrency, RetryAfter: time.Duration(a.retryAfter.Load())})
 	case <-a.gone:
 		err = a.refusal(x.Invocation, agent.Verdict{Reason: agent.ReasonNotReady})
 	case <-left:

@@ -168,7 +168,7 @@ func (a *API) expire(x *invocation, s *stream) {
 	a.mu.Lock()
 	running := a.running[x.RequestID] == x
 	if running {
-		x.left = true
+		a.leaveLocked(x)
 	}
 	a.mu.Unlock()
 	out := failed("Sandbox.Timedout", timedOut(x))

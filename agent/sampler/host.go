@@ -1,38 +1,140 @@
 package sampler
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"os"
+	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/shirou/gopsutil/v3/cpu"
 	"github.com/shirou/gopsutil/v3/mem"
+	"golang.org/x/sys/unix"
 
 	"github.com/hearth-compute/hearth/agent"
+	"github.com/hearth-compute/hearth/metrics/cgroup"
 )
 
-// Machine reads the whole machine the process runs on.
-type Machine struct{}
+// Machine reads the whole machine the process runs on, through files it keeps
+// open. The zero value is one.
+type Machine struct {
+	stat, meminfo *os.File
+	buf           []byte
+	usage         Usage
+}
+
+// statHead is as much of /proc/stat as is read: its first line.
+const statHead = 512
 
 // Close implements Reader.
-func (Machine) Close() error { return nil }
+func (m *Machine) Close() error {
+	var errs []error
+	for _, f := range []*os.File{m.stat, m.meminfo} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
 
 // Read implements Reader.
-func (Machine) Read() (Usage, error) {
-	times, err := cpu.Times(false)
-	if err != nil || len(times) == 0 {
+func (m *Machine) Read(how Depth) (Usage, error) {
+	if m.stat == nil {
+		if err := m.open(); err != nil {
+			return Usage{}, err
+		}
+	}
+	n, err := unix.Pread(int(m.stat.Fd()), m.buf[:statHead], 0)
+	if err != nil {
 		return Usage{}, fmt.Errorf("reading the machine's cpu times: %w: %w", err, errdefs.ErrInternal)
 	}
-	t := times[0]
-	busy := t.User + t.System + t.Nice + t.Irq + t.Softirq + t.Steal
-	memory, err := mem.VirtualMemory()
+	m.usage.CPU = busy(m.buf[:n])
+	if how == Quick && m.usage.MemoryLimit > 0 {
+		return m.usage, nil
+	}
+	n, err = unix.Pread(int(m.meminfo.Fd()), m.buf, 0)
 	if err != nil {
 		return Usage{}, fmt.Errorf("reading the machine's memory: %w: %w", err, errdefs.ErrInternal)
 	}
-	return Usage{
-		CPU:    time.Duration(busy * float64(time.Second)),
-		Memory: agent.Bytes(memory.Total - memory.Available), //nolint:gosec // real memory
-	}, nil
+	total, available := field(m.buf[:n], "MemTotal:")<<10, field(m.buf[:n], "MemAvailable:")<<10
+	m.usage.Memory, m.usage.MemoryLimit = agent.Bytes(total-available), agent.Bytes(total)
+	m.usage.Stalled = Stalls{
+		CPU: stalled(cgroup.CPU, m.usage.Stalled.CPU), Memory: stalled(cgroup.Memory, m.usage.Stalled.Memory),
+		IO: stalled(cgroup.IO, m.usage.Stalled.IO),
+	}
+	return m.usage, nil
+}
+
+// stalled is how long tasks of the machine have waited for a resource; before is
+// what it was when it could last be read, which not every kernel allows.
+func stalled(r cgroup.Resource, before time.Duration) time.Duration {
+	p, err := cgroup.HostPressure(r)
+	if err != nil {
+		return before
+	}
+	return p.Some.Total
+}
+
+func (m *Machine) open() (err error) {
+	if m.meminfo == nil {
+		if m.meminfo, err = os.Open("/proc/meminfo"); err != nil {
+			return fmt.Errorf("reading the machine's memory: %w: %w", err, errdefs.ErrInternal)
+		}
+	}
+	if m.stat, err = os.Open("/proc/stat"); err != nil {
+		return fmt.Errorf("reading the machine's cpu times: %w: %w", err, errdefs.ErrInternal)
+	}
+	m.buf = make([]byte, 8<<10) // meminfo has less than 2 KiB
+	return nil
+}
+
+// ticksPerSecond is USER_HZ, which Linux never changes for user space.
+const ticksPerSecond = 100
+
+// busy is the CPU time used since boot, from the first line of /proc/stat: user,
+// nice, system, idle, iowait, irq, softirq, steal; guests are in user already.
+func busy(stat []byte) time.Duration {
+	line, _, _ := bytes.Cut(stat, []byte{'\n'})
+	line, ok := bytes.CutPrefix(line, []byte("cpu "))
+	if !ok {
+		return 0
+	}
+	var ticks int64
+	for i := range 8 {
+		line = bytes.TrimLeft(line, " ")
+		number, rest, _ := bytes.Cut(line, []byte{' '})
+		if i != 3 && i != 4 {
+			ticks += atoi(number)
+		}
+		line = rest
+	}
+	return time.Duration(ticks) * (time.Second / ticksPerSecond)
+}
+
+// field returns the number behind a name in "name number" lines, 0 if it is not
+// there.
+func field(content []byte, name string) int64 {
+	for len(content) > 0 {
+		line, rest, _ := bytes.Cut(content, []byte{'\n'})
+		if len(line) > len(name) && string(line[:len(name)]) == name {
+			number, _, _ := bytes.Cut(bytes.TrimLeft(line[len(name):], " "), []byte{' '})
+			return atoi(number)
+		}
+		content = rest
+	}
+	return 0
+}
+
+// atoi reads a decimal number of the kernel; the compiler does not let the
+// conversion allocate.
+func atoi(b []byte) int64 {
+	n, err := strconv.ParseInt(string(b), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // Size is what the machine the process runs on has.
