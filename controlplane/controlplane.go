@@ -230,10 +230,13 @@ type Environment struct {
 
 // EnvironmentHeat is how hot an environment is.
 type EnvironmentHeat struct {
-	InFlight int
-	CPU      MilliCPU
-	Memory   Bytes
-	Tmp      Bytes
+	// InFlight are invokes that hold a slot; Overrun those of them whose deadline
+	// is past. Limit is how many it admits at once now.
+	InFlight, Overrun, Limit int
+
+	CPU    MilliCPU
+	Memory Bytes
+	Tmp    Bytes
 }
 
 // Snapshot is everything deciders know about one capacity provider at one

@@ -17,6 +17,7 @@ import (
 
 // Registry is one daemon's metrics.
 type Registry struct {
+	prom     *prometheus.Registry
 	provider *sdk.MeterProvider
 	handler  http.Handler
 }
@@ -38,6 +39,7 @@ func New() (*Registry, error) {
 		return nil, err
 	}
 	return &Registry{
+		prom:     reg,
 		provider: sdk.NewMeterProvider(sdk.WithReader(exporter)),
 		handler:  promhttp.HandlerFor(reg, promhttp.HandlerOpts{}),
 	}, nil

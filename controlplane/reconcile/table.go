@@ -57,7 +57,7 @@ func table(w *world, snaps []controlplane.Snapshot) *router.Table {
 			pub = *v.Serving
 		}
 		f.Versions[v.Qualifier] = &router.Version{
-			ARN: v.ARN, Qualifier: v.Qualifier, State: v.State, ReasonCode: v.ReasonCode, Reason: v.Reason,
+			ARN: v.ARN, Provider: v.Provider, Qualifier: v.Qualifier, State: v.State, ReasonCode: v.ReasonCode, Reason: v.Reason,
 			Timeout:   min(time.Duration(pub.Config.TimeoutS)*time.Second, maxSynchronous),
 			Endpoints: endpoints[publication{v.Function, v.Qualifier, pub.Revision}],
 		}

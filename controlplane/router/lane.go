@@ -39,7 +39,8 @@ var (
 // it, the queue is a standing one, which helps nobody, and half is the limit until
 // one is served within a quarter, or the queue is empty.
 type lane struct {
-	turn atomic.Uint64
+	figures figures
+	turn    atomic.Uint64
 	// version is of the newest table; nil once that has none.
 	version atomic.Pointer[Version]
 	// waiting is how many wait. It is raised before they look for room a last

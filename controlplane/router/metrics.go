@@ -3,11 +3,13 @@ package router
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/hearth-compute/hearth/controlplane"
+	"github.com/hearth-compute/hearth/metrics"
 )
 
 // Metrics counts what the router did.
@@ -62,4 +64,33 @@ func (m *Metrics) outcome(ctx context.Context, err error) metric.MeasurementOpti
 		return m.lost
 	}
 	return m.other
+}
+
+// Scrape gives the figures of every version in the table; those of versions that
+// are gone are forgotten.
+func (r *Router) Scrape(s metrics.Scrape) {
+	desc := func(name, help string, more ...string) metrics.Desc {
+		return metrics.NewDesc(name, help, append([]string{"provider", "function", "version"}, more...)...)
+	}
+	invocations := desc("hearth_function_invocations_total", "Invokes that were handed to an environment.")
+	failed := desc("hearth_function_errors_total", "Invokes that the function answered with an error.")
+	throttles := desc("hearth_function_throttles_total", "Invokes that were refused, each by one reason.", "reason")
+	durations := desc("hearth_function_duration_seconds", "How long environments had invokes.")
+	waiting := desc("hearth_function_waiting", "Invokes that wait for room.")
+	for name, f := range r.table.Load().Functions {
+		for q, v := range f.Versions {
+			x, labels := &v.lane.figures, []string{string(v.Provider), string(name), string(q)}
+			s.Counter(invocations, float64(x.invocations.Load()), labels...)
+			s.Counter(failed, float64(x.errors.Load()), labels...)
+			for reason, n := range map[controlplane.ThrottleReason]*atomic.Int64{
+				controlplane.ThrottleConcurrency: &x.concurrency, controlplane.ThrottleCPU: &x.cpu,
+				controlplane.ThrottleMemory: &x.memory, controlplane.ThrottleDisk: &x.disk,
+			} {
+				s.Counter(throttles, float64(n.Load()), append(labels, string(reason))...)
+			}
+			count, sum, atMost := x.durations()
+			s.Histogram(durations, count, sum, atMost, labels...)
+			s.Gauge(waiting, float64(v.lane.waiting.Load()), labels...)
+		}
+	}
 }

@@ -142,6 +142,7 @@ type Alias struct {
 // Version is one version's part of the table.
 type Version struct {
 	ARN                string
+	Provider           controlplane.ProviderName
 	Qualifier          controlplane.Qualifier
 	State              controlplane.VersionState
 	ReasonCode, Reason string
@@ -238,6 +239,9 @@ func (r *Router) Invoke(ctx context.Context, req controlplane.InvokeRequest) (re
 	if !req.DryRun {
 		r.metrics.observe(ctx, err)
 	}
+	if a.lane != nil {
+		a.lane.figures.observe(&a, res.FunctionError != "", err)
+	}
 	return res, err
 }
 
@@ -247,6 +251,12 @@ type attempt struct {
 	refusals tally
 	tried    []controlplane.EnvironmentID
 	store    [maxRefusals]controlplane.EnvironmentID
+	// lane is that of the version, nil until it is known.
+	lane *lane
+	// ran tells that it was handed to an environment that did not refuse it, and
+	// took is how long that had it.
+	ran  bool
+	took time.Duration
 	// pending is set when the version was not Active.
 	pending error
 }
@@ -261,6 +271,7 @@ func (r *Router) once(ctx context.Context, req controlplane.InvokeRequest, a *at
 	if req.DryRun {
 		return controlplane.InvokeResult{Executed: v.Qualifier}, nil
 	}
+	a.lane = v.lane
 	if !f.enter() {
 		return controlplane.InvokeResult{}, &controlplane.ThrottledError{Reason: controlplane.ThrottleReserved, RetryAfter: defaultRetryAfter}
 	}
@@ -329,7 +340,9 @@ func (r *Router) call(ctx context.Context, v *Version, e *Endpoint, req controlp
 	}
 	limited, cancel := context.WithTimeoutCause(ctx, v.Timeout+answerMargin, errNoAnswer)
 	defer cancel()
+	began := time.Now()
 	res, err = r.caller.Call(limited, *e, req, v.Timeout)
+	a.ran, a.took = true, time.Since(began)
 	if err == nil {
 		e.peer.avoid.Store(0) // what it held is free
 		return res, false, nil
@@ -341,6 +354,7 @@ func (r *Router) call(ctx context.Context, v *Version, e *Endpoint, req controlp
 	case limited.Err() != nil:
 		return res, false, context.Cause(limited)
 	}
+	a.ran = false
 	e.peer.refuse(refusal, time.Now())
 	a.refusals.refused(refusal)
 	return res, true, nil

@@ -158,6 +158,9 @@ func (s *Server) wire(cfg Config) error {
 	if err := s.wireLoop(cfg, tokens, route, images, agentLis.Addr().String()); err != nil {
 		return err
 	}
+	if err := errors.Join(s.registry.OnScrape(route.Scrape), s.registry.OnScrape(s.loop.Scrape)); err != nil {
+		return err
+	}
 	s.api, err = lambdaapi.New(lambdaapi.Config{
 		AccountID: cfg.AccountID, Region: cfg.Region, Strict: cfg.Strict,
 		DefaultProvider: controlplane.ProviderName(cfg.DefaultProvider),

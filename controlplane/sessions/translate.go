@@ -70,6 +70,8 @@ func fromEnvironmentReport(e *agentv1.EnvironmentReport) controlplane.Environmen
 		MaxConcurrency: int(amount(e.GetMaxConcurrency(), maxSlots)),
 		Heat: controlplane.EnvironmentHeat{
 			InFlight: int(amount(e.GetInFlight(), maxSlots)),
+			Overrun:  int(amount(e.GetOverrunSlots(), maxSlots)),
+			Limit:    int(amount(e.GetLimit(), maxSlots)),
 			CPU:      controlplane.MilliCPU(amount(e.GetUsedMilliCpu(), maxAmount)),
 			Memory:   controlplane.Bytes(amount(e.GetUsedMemoryBytes(), maxAmount)),
 			Tmp:      controlplane.Bytes(amount(e.GetUsedTmpBytes(), maxAmount)),

@@ -10,6 +10,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
+
+	"github.com/hearth-compute/hearth/controlplane"
 	"github.com/hearth-compute/hearth/controlplane/lambdaapi"
 )
 
@@ -56,9 +59,34 @@ Lists end with a NextMarker while there is more. It stays valid when something i
 not ours is an ` + "`InvalidParameterValueException`" + `. What else differs from AWS, whatever the operation, is in the
 [architecture](architecture.md#differences-from-aws).
 
+## Throttles
+
+An invoke that finds no room waits for it a little (` + "`--invoke-wait`" + `), then it is a 429 ` + "`TooManyRequestsException`" + ` with
+Retry-After. Its ` + "`Reason`" + ` is what most of the environments that refused it were short of; of those as common the one
+further down.
+
+| Reason | what it means |
+|---|---|
+`
+
+const operationsHead = `
+## Operations
+
 | operation | method and path | state | note |
 |---|---|---|---|
 `
+
+// reasons are the exact values of Reason in a 429, and what they mean.
+func reasons() [][2]string {
+	return [][2]string{
+		{string(controlplane.ThrottleConcurrency), "every environment is at its concurrency limit, or none is ready: the message says which"},
+		{string(controlplane.ThrottleCPU), "the environments, or their instances, are short of CPU"},
+		{string(controlplane.ThrottleDisk), "they are short of space on /tmp or on the instance's disk"},
+		{string(controlplane.ThrottleMemory), "they are short of memory"},
+		{string(controlplane.ThrottleReserved), "the function runs as many invokes as are reserved for it; none waits"},
+		{string(types.ThrottleReasonCallerRateLimitExceeded), "the bodies of other requests take all the memory that --body-memory allows"},
+	}
+}
 
 // meanings says what the states mean, in the order to show them.
 func meanings() [][2]string {
@@ -82,6 +110,10 @@ func reference(operations []lambdaapi.Operation) []byte {
 		fmt.Fprintf(&b, "| %s | %s | %d |\n", m[0], m[1], count[m[0]])
 	}
 	b.WriteString(after)
+	for _, r := range reasons() {
+		fmt.Fprintf(&b, "| `%s` | %s |\n", r[0], r[1])
+	}
+	b.WriteString(operationsHead)
 	slices.SortFunc(operations, func(x, y lambdaapi.Operation) int { return strings.Compare(x.Name, y.Name) })
 	for _, op := range operations {
 		fmt.Fprintf(&b, "| %s | `%s %s` | %s | %s |\n", op.Name, op.Method, op.Path, op.State, strings.TrimSpace(op.Note))
