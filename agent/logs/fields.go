@@ -204,6 +204,11 @@ const (
 	levelFatal
 )
 
+// String is the level as AWS writes it; empty if it is none.
+func (l level) String() string {
+	return [...]string{levelTrace: "TRACE", levelDebug: "DEBUG", levelInfo: "INFO", levelWarn: "WARN", levelError: "ERROR", levelFatal: "FATAL"}[l]
+}
+
 // parseLevel reads a level as runtimes write it; zero if it is none.
 func parseLevel(text string) level {
 	for l, names := range [...][]string{

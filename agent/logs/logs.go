@@ -80,6 +80,8 @@ type Line struct {
 	RequestID string
 	// Text is without its line ending.
 	Text []byte
+	// Level is one of AWS's, if the line has one; it is not kept.
+	Level string
 }
 
 // The smallest bounds.
@@ -108,9 +110,9 @@ type Config struct {
 	Dir string
 	// PerEnvironment and Total bound what is kept.
 	PerEnvironment, Total agent.Bytes
-	// Ship, if set, is given each line, too, and the sandbox that printed it. It
-	// must neither block nor keep the text.
-	Ship func(sandbox string, line Line)
+	// Ship, if set, returns what is given each line of a stream, too. That must
+	// neither block nor keep the text.
+	Ship func(Options) func(Line)
 	// Log is required.
 	Log *slog.Logger
 }

@@ -569,15 +569,18 @@ func TestWhatIsKeptIsShippedToo(t *testing.T) {
 	t.Parallel()
 	cfg := config(t)
 	var got []string
-	cfg.Ship = func(sandbox string, l logs.Line) {
-		got = append(got, fmt.Sprintf("%s %s %s %c %s %s", sandbox, l.Function, l.Environment, l.Source, l.RequestID, l.Text))
+	cfg.Ship = func(o logs.Options) func(logs.Line) {
+		return func(l logs.Line) {
+			got = append(got, fmt.Sprintf("%s %s %s %c %s %s%s", o.Sandbox, l.Function, l.Environment, l.Source, l.RequestID, l.Level, l.Text))
+		}
 	}
 	s, _ := open(t, cfg)
 	st := s.Open(logs.Options{Tags: logs.Tags{Function: "f", Environment: "e"}, Sandbox: "e-1", Level: "WARN"})
 	st.Line(logs.Stderr, []byte("RequestId:"+requestA))
 	st.Line(logs.Stdout, []byte(`{"level":"info"}`))
+	st.Line(logs.Stdout, []byte(`{"level":"warning"}`))
 	st.Platform("", []byte("{}"), false)
-	if d := cmp.Diff([]string{"e-1 f e e " + requestA + " RequestId:" + requestA, "e-1 f e p  {}"}, got); d != "" {
+	if d := cmp.Diff([]string{"e-1 f e e " + requestA + " RequestId:" + requestA, `e-1 f e o  WARN{"level":"warning"}`, "e-1 f e p  {}"}, got); d != "" {
 		t.Error(d)
 	}
 }

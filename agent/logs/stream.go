@@ -25,8 +25,9 @@ const (
 type Options struct {
 	Tags
 
-	// Sandbox names the container, for collectors.
-	Sandbox string
+	// Sandbox names the container, FunctionARN the version and Group the log group,
+	// for collectors.
+	Sandbox, FunctionARN, Group string
 	// OneAtATime says that every line printed during a request is that request's.
 	OneAtATime bool
 	// Level is the least level of JSON lines that are kept, one of AWS's; empty
@@ -40,6 +41,7 @@ type Stream struct {
 	journal *journal
 	options Options
 	least   level
+	ship    func(Line)
 	close   sync.Once
 
 	mu sync.Mutex // guards the fields below
@@ -51,8 +53,11 @@ type Stream struct {
 
 // Open returns a stream, which must be closed.
 func (s *Store) Open(o Options) *Stream {
-	j := s.use(o.Tags)
-	return &Stream{store: s, journal: j, options: o, least: parseLevel(o.Level)}
+	st := &Stream{store: s, journal: s.use(o.Tags), options: o, least: parseLevel(o.Level)}
+	if s.cfg.Ship != nil {
+		st.ship = s.cfg.Ship(o)
+	}
+	return st
 }
 
 // use is journal for one that writes to it.
@@ -101,7 +106,7 @@ func (s *Stream) Line(source Source, text []byte) {
 	}
 	now := time.Now()
 	request := s.attribute(found.request, source, text, now)
-	s.keep(now, source, request, text)
+	s.keep(now, source, request, text, found.level)
 }
 
 // attribute finds the request of a line and adds it to its tail.
@@ -145,7 +150,7 @@ func (s *Stream) Platform(requestID string, text []byte, final bool) {
 		request = append(space[:0], requestID...)
 	}
 	for line := range bytes.SplitSeq(text, []byte{'\n'}) {
-		s.keep(now, Platform, request, line)
+		s.keep(now, Platform, request, line, nil)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -158,10 +163,12 @@ func (s *Stream) Platform(requestID string, text []byte, final bool) {
 	}
 }
 
-func (s *Stream) keep(at time.Time, source Source, request, text []byte) {
+func (s *Stream) keep(at time.Time, source Source, request, text, said []byte) {
 	s.journal.append(at, source, request, text)
-	if ship := s.store.cfg.Ship; ship != nil {
-		ship(s.options.Sandbox, Line{Tags: s.options.Tags, Time: at, Source: source, RequestID: string(request), Text: text})
+	if s.ship != nil {
+		s.ship(Line{
+			Tags: s.options.Tags, Time: at, Source: source, RequestID: string(request), Text: text, Level: parseLevel(string(said)).String(),
+		})
 	}
 }
 

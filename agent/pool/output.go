@@ -104,11 +104,10 @@ func (o *Output) ExtensionLine(id sandbox.ID, _ string, line []byte) {
 	o.take(f, logs.Extension, line)
 }
 
-// platform takes an event for the log of a sandbox.
-func (o *Output) platform(id sandbox.ID, e telemetry.Event) {
-	if f := o.get(id); f != nil && f.stream != nil {
-		f.stream.Platform(e.RequestID, e.Text, e.Type != "platform.start")
-	}
+// platform takes an event for the log of a sandbox, which is kept. No lock of all
+// sandboxes is on its way.
+func (f *followed) platform(e telemetry.Event) {
+	f.stream.Platform(e.RequestID, e.Text, e.Type != "platform.start")
 }
 
 func (o *Output) get(id sandbox.ID) *followed {
@@ -161,9 +160,11 @@ func (o *Output) follow(id sandbox.ID, a agent.Assignment) runtimeapi.Logs {
 	}}
 	if store := o.store.Load(); store != nil {
 		options := logs.Options{
-			Tags:       logs.Tags{Function: a.FunctionName, Version: a.Version, Environment: a.Environment},
-			Sandbox:    string(id),
-			OneAtATime: a.MaxConcurrency <= 1,
+			Tags:        logs.Tags{Function: a.FunctionName, Version: a.Version, Environment: a.Environment},
+			Sandbox:     string(id),
+			FunctionARN: a.FunctionARN,
+			Group:       a.Logging.Group,
+			OneAtATime:  a.MaxConcurrency <= 1,
 		}
 		if a.Logging.Format == "JSON" {
 			options.Level = a.Logging.ApplicationLevel
