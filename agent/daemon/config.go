@@ -53,6 +53,10 @@ type Config struct {
 	Region string
 	// CodeCache is how many bytes of unpacked code are kept. --code-cache-bytes
 	CodeCache agent.Bytes
+	// EnvironmentLogs and Logs are how many bytes of what functions print are kept
+	// of one environment and in all; zero means 16 MiB and 1 GiB.
+	// --environment-log-bytes, --log-bytes
+	EnvironmentLogs, Logs agent.Bytes
 	// DataConnections to each control service, at least 1. --data-connections
 	DataConnections int
 	// Listen is a loopback address for health and reflection; empty means none.
@@ -170,6 +174,7 @@ func (c Config) validateLimits() error {
 	if c.CodeCache < 1 {
 		errs = append(errs, fmt.Errorf("--code-cache-bytes %d: must be above zero", c.CodeCache))
 	}
+	errs = append(errs, c.validateLogs()...)
 	if c.DrainTimeout < 0 {
 		errs = append(errs, fmt.Errorf("--drain-timeout %v: must not be negative", c.DrainTimeout))
 	}

@@ -103,6 +103,7 @@ type Agent struct {
 	session *session.Session
 	pool    *pool.Pool
 	sampler *sampler.Sampler
+	printed printed
 	live    []pool.Live
 }
 
@@ -178,7 +179,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		}
 		return err
 	}
-	if err := a.assemble(); err != nil {
+	if err := a.assemble(ctx); err != nil {
 		return err
 	}
 	listeners, err := a.listen(ctx)
@@ -188,7 +189,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	work, stop := context.WithCancelCause(context.WithoutCancel(ctx)) // a signal starts the drain,
 	defer stop(errStopped)
 	g, gctx := errgroup.WithContext(work) // it does not stop the loops
-	for _, loop := range slices.Concat([]func(context.Context) error{a.pool.Run, a.sampler.Run, a.follow}, listeners) {
+	for _, loop := range slices.Concat([]func(context.Context) error{a.pool.Run, a.sampler.Run, a.follow}, a.printed.loops(), listeners) {
 		g.Go(func() error { return loop(gctx) })
 	}
 	a.cfg.Log.InfoContext(ctx, "agent runs", "version", a.cfg.Version, "control", strings.Join(a.cfg.Controls, ","),
@@ -211,6 +212,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 func (a *Agent) follow(ctx context.Context) error {
 	select {
 	case <-a.pool.Adopted():
+		a.output.Settle()
 		return a.session.Run(ctx)
 	case <-ctx.Done():
 		return nil
@@ -227,6 +229,7 @@ func (a *Agent) drain(ctx context.Context) error {
 	}
 	// The last answers are on their way: the server closes its connections once
 	// they are out.
+	a.printed.server.Stop()
 	last := time.AfterFunc(lastAnswers, a.server.Stop)
 	defer last.Stop()
 	a.server.GracefulStop()
@@ -250,7 +253,10 @@ func (a *Agent) open(ctx context.Context) error {
 }
 
 // assemble makes the parts and connects them.
-func (a *Agent) assemble() error {
+func (a *Agent) assemble(ctx context.Context) error {
+	if err := a.assembleLogs(ctx); err != nil {
+		return err
+	}
 	a.table = &invoke.Table{}
 	a.roles = credentials.New()
 	payloads := max(leastPayloads, cgroup.Available()/payloadShare)

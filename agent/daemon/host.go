@@ -18,6 +18,7 @@ const (
 	dirIdentity = "identity"
 	dirCode     = "code"
 	dirDriver   = "containerd"
+	dirLogs     = "logs"
 	fileLock    = "lock"
 )
 
@@ -42,7 +43,7 @@ func (a *Agent) Destroy(ctx context.Context) (err error) {
 		return fmt.Errorf("destroying the agent in %s: %w", a.cfg.DataDir, err)
 	}
 	var errs []error
-	for _, name := range []string{dirDriver, dirCode, dirIdentity, fileLock} {
+	for _, name := range []string{dirDriver, dirCode, dirLogs, dirIdentity, fileLock} {
 		errs = append(errs, os.RemoveAll(filepath.Join(a.cfg.DataDir, name)))
 	}
 	// The directory itself goes only if nobody else keeps anything there.

@@ -41,6 +41,7 @@ func (a *Agent) dataServer() *grpc.Server {
 	}
 	s := grpc.NewServer(slices.Concat(options, invoke.Recover(a.cfg.Log))...)
 	a.invoke.Register(s)
+	a.printed.server.Register(s)
 	describe(s)
 	return s
 }

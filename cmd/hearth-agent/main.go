@@ -60,12 +60,15 @@ type flags struct {
 	subnet         string
 	vcpu           vcpu
 	memory, cache  boot.Size
+	// environmentLogs and logs are what is kept of what functions print.
+	environmentLogs, logs boot.Size
 	check, destroy bool
 	version        bool
 }
 
 func register(fs *flag.FlagSet) *flags {
-	f := &flags{controls: boot.NewList(), deny: boot.NewList("10.200.0.0/15"), cache: 8 * boot.GiB}
+	f := &flags{controls: boot.NewList(), deny: boot.NewList("10.200.0.0/15"), cache: 8 * boot.GiB,
+		environmentLogs: boot.Size(daemon.DefaultEnvironmentLogs), logs: boot.Size(daemon.DefaultLogs)}
 	c := &f.cfg
 	fs.Var(f.controls, "control", "`HOST:PORT[,…]` of the control services' agent listeners")
 	fs.StringVar(&c.DataDir, "data-dir", "/var/lib/hearth/agent", "`DIR` of the agent's own files")
@@ -84,6 +87,8 @@ func register(fs *flag.FlagSet) *flags {
 	fs.StringVar(&c.InitPath, "init-path", "", "`FILE` that is PID 1 of every environment (default: hearth-init beside this program)")
 	fs.StringVar(&c.Region, "region", "us-east-1", "`REGION` functions are told")
 	fs.Var(&f.cache, "code-cache-bytes", "unpacked function code to keep on disk")
+	fs.Var(&f.environmentLogs, "environment-log-bytes", "what functions print to keep on disk, of one environment")
+	fs.Var(&f.logs, "log-bytes", "what functions print to keep on disk, of all environments")
 	fs.IntVar(&c.DataConnections, "data-connections", 2, "`COUNT` of connections for invokes to each control service, 1 to 8")
 	fs.StringVar(&c.Listen, "listen", "", "loopback `HOST:PORT` for gRPC health and reflection; empty means none")
 	fs.StringVar(&c.MetricsListen, "metrics-listen", "", "loopback `HOST:PORT` for /metrics, /healthz and /readyz; empty means none")
@@ -116,6 +121,7 @@ func (f *flags) config() (daemon.Config, error) {
 	}
 	cfg.Allocatable = agent.Resources{CPU: agent.MilliCPU(f.vcpu), Memory: agent.Bytes(f.memory)}
 	cfg.CodeCache = agent.Bytes(f.cache)
+	cfg.EnvironmentLogs, cfg.Logs = agent.Bytes(f.environmentLogs), agent.Bytes(f.logs)
 	if cfg.InitPath == "" {
 		self, err := os.Executable()
 		if err != nil {
