@@ -56,7 +56,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer func() { _ = os.RemoveAll(dir) }()
-		build := exec.Command("go", "build", "-o", dir+"/", "../../hearth", "../../hearth-agent", "../../hearth-control", "../../hearth-init", "./probe")
+		build := exec.Command("go", "build", "-o", dir+"/", "../../hearth", "../../hearth-agent", "../../hearth-control", "../../hearth-init", "./probe", "./streamer", "./caller")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		build.Stdout, build.Stderr = os.Stdout, os.Stderr
 		if err := build.Run(); err != nil {
