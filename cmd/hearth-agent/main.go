@@ -62,8 +62,8 @@ type flags struct {
 	memory, cache  boot.Size
 	// environmentLogs and logs are what is kept of what functions print.
 	environmentLogs, logs boot.Size
-	check, destroy bool
-	version        bool
+	check, destroy        bool
+	version               bool
 }
 
 func register(fs *flag.FlagSet) *flags {
