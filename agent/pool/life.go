@@ -52,6 +52,8 @@ func (p *Pool) incarnateLocked(ctx context.Context, id sandbox.ID, a agent.Assig
 		api.TimedOut = func() { p.overran(in) }
 	}
 	api.Logs = p.cfg.Output.follow(id, a)
+	in.telemetry = p.newTelemetry(id, a)
+	api.Telemetry = in.telemetry
 	in.api = runtimeapi.New(api)
 	in.token = p.newToken(a)
 	p.grant(in, tokenHash(in.token))
@@ -76,6 +78,7 @@ func (p *Pool) live(agentCtx, ctx context.Context, in *incarnation) {
 			}
 		})
 		serving.Go(func() { p.converse(serveCtx, in, init) })
+		serving.Go(func() { in.telemetry.Run(serveCtx) })
 	})
 	defer release()
 	defer serving.Wait()
@@ -90,6 +93,7 @@ func (p *Pool) live(agentCtx, ctx context.Context, in *incarnation) {
 	if agentCtx.Err() != nil {
 		return
 	}
+	in.tellFailure(err)
 	p.ended(in, err)
 	p.dispose(agentCtx, in)
 }
@@ -116,6 +120,7 @@ func (p *Pool) bringUp(ctx context.Context, in *incarnation, serve func(runtime,
 		return release, p.awaitReturn(ctx, in)
 	}
 	p.awaitCredentials(ctx, in)
+	in.telemetry.InitStart(in.logStream)
 	if err := p.bounded(ctx, func(ctx context.Context) error { return p.cfg.Runtime.Start(ctx, in.id) }); err != nil {
 		return release, err
 	}
@@ -176,6 +181,7 @@ func (p *Pool) prepare(ctx context.Context, in *incarnation) (sandbox.Spec, func
 		return sandbox.Spec{}, release, fmt.Errorf("encoding assignment %s: %w", a.Environment, err)
 	}
 	spec := b.spec()
+	in.logStream = b.logStream()
 	in.extensionEnv = b.extensionEnvironment()
 	if len(spec.Args) == 0 {
 		return spec, release, &startError{code: codeInvalidEntryPoint, reason: "Runtime.InvalidEntrypoint: image has neither entry point nor command", class: errdefs.ErrFailedPrecondition}

@@ -78,8 +78,7 @@ func TestWhatSandboxesPrintIsKeptWithItsTags(t *testing.T) {
 	o.Line("s-2", sandbox.Stdout, []byte("whose?"))
 	o.Line("s-2", sandbox.Stdout, []byte(`{"level":"info"}`))
 	o.ExtensionLine("s-2", "x", []byte("starting"))
-	o.platform("s-1", telemetry.Event{Type: "platform.report", RequestID: requestID, Text: []byte("report")})
-	o.platform("s-3", telemetry.Event{Type: "platform.report", Text: []byte("report")})
+	o.get("s-1").platform(telemetry.Event{Type: "platform.report", RequestID: requestID, Text: []byte("report")})
 	first.Ended(requestID)
 	second.Tail("x").Drop()
 	if got := string(tail.Finish(t.Context())); got != "mine\nreport\n" {

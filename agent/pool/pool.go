@@ -46,6 +46,7 @@ import (
 
 	"github.com/hearth-compute/hearth/agent"
 	"github.com/hearth-compute/hearth/agent/runtimeapi"
+	"github.com/hearth-compute/hearth/agent/runtimeapi/telemetry"
 	"github.com/hearth-compute/hearth/sandbox"
 )
 
@@ -152,6 +153,9 @@ type incarnation struct {
 	assignment agent.Assignment
 	adopted    bool
 	api        *runtimeapi.API
+	telemetry  *telemetry.Hub
+	// logStream is the name of its log stream, once it is prepared.
+	logStream string
 	// token lets its function read its role's credentials; empty when it gets
 	// none, or when an earlier agent process made it.
 	token string

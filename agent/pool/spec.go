@@ -208,7 +208,7 @@ func (b build) reserved() map[string]string {
 		"AWS_LAMBDA_MAX_CONCURRENCY":      strconv.Itoa(a.MaxConcurrency),
 		"AWS_LAMBDA_RUNTIME_API":          runtimeAddress,
 		"AWS_LAMBDA_LOG_GROUP_NAME":       group,
-		"AWS_LAMBDA_LOG_STREAM_NAME":      b.now.UTC().Format("2006/01/02") + "/" + a.FunctionName + "[" + a.Version + "]" + string(b.sandbox),
+		"AWS_LAMBDA_LOG_STREAM_NAME":      b.logStream(),
 		"LAMBDA_TASK_ROOT":                taskRoot,
 		"LAMBDA_RUNTIME_DIR":              runtimeDir,
 		"_HANDLER":                        a.Handler,
@@ -223,6 +223,11 @@ func (b build) reserved() map[string]string {
 		r["AWS_LAMBDA_INITIALIZATION_TYPE"], r["AWS_LAMBDA_MAX_CONCURRENCY"] = "on-demand", ""
 	}
 	return r
+}
+
+// logStream names the log stream of the sandbox.
+func (b build) logStream() string {
+	return b.now.UTC().Format("2006/01/02") + "/" + b.assignment.FunctionName + "[" + b.assignment.Version + "]" + string(b.sandbox)
 }
 
 // executionEnv names the managed runtime; OS-only runtimes have none.
