@@ -82,7 +82,7 @@ func newFast(a *API, conn net.Conn) *fast {
 	var one [1]byte
 	f.raw = raw
 	f.look = func(fd uintptr) {
-		n, _, err := syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT) //nolint:gosec // G115: a descriptor
+		n, _, err := syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		f.isOpen = n > 0 || errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EINTR)
 	}
 	return f
@@ -93,7 +93,7 @@ func newFast(a *API, conn net.Conn) *fast {
 func (f *fast) serve() bool {
 	for {
 		req, what := parseHot(f.in)
-		s := goOn
+		var s step
 		switch {
 		case what == other:
 			s = goOver
@@ -200,20 +200,15 @@ var errNothingWritten = errors.New("nothing was written")
 func (f *fast) write(x *invocation) error {
 	_ = f.conn.SetWriteDeadline(x.deadline)
 	f.out = appendEvent(f.out[:0], x)
-	var buffers net.Buffers
-	var err error
-	var n int64
+	var rest []byte
 	if len(x.payload) <= inlineEvent {
 		f.out = append(f.out, x.payload...)
-		var written int
-		written, err = f.conn.Write(f.out)
-		n = int64(written)
 	} else {
-		buffers = net.Buffers{f.out, x.payload}
-		n, err = buffers.WriteTo(f.conn)
+		rest = x.payload
 	}
-	if cap(f.out) > 2*inlineEvent {
-		f.out = nil
+	n, err := f.conn.Write(f.out)
+	if err == nil && len(rest) > 0 {
+		_, err = f.conn.Write(rest)
 	}
 	switch {
 	case err == nil:

@@ -89,35 +89,41 @@ func FuzzParse(f *testing.F) {
 		if what != whole {
 			return
 		}
-		in := bufio.NewReader(bytes.NewReader(b))
-		r, err := http.ReadRequest(in)
-		if err != nil {
-			t.Fatalf("net/http refuses %q: %v", b, err)
-		}
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
-			t.Fatalf("net/http refuses the body of %q: %v", b, err)
-		}
-		rest, _ := io.ReadAll(in)
-		path := pathBase + pathNext
-		if got.answer {
-			path = pathBase + pathInvocation + string(got.id) + "/response"
-		}
-		switch {
-		case r.URL.Path != path, r.Close, len(r.Trailer.Get(headerErrorType)) > 0, r.Method == http.MethodPost != got.answer:
-			t.Fatalf("got %+v, net/http %+v", got, r)
-		case !bytes.Equal(body, got.body), got.answer && r.Header.Get("Content-Type") != string(got.contentType):
-			t.Fatalf("got %q, net/http %q", got.body, body)
-		case len(rest) != len(b)-got.size:
-			t.Fatalf("got %d bytes, net/http left %d of %d", got.size, len(rest), len(b))
-		}
+		same(t, b, got)
 	})
 }
 
-// tcp serves an API on loopback and returns its address.
-func tcp(t *testing.T, concurrency int) (*API, string) {
+// same requires that net/http reads the request b begins with as got.
+func same(t *testing.T, b []byte, got hot) {
 	t.Helper()
-	api := New(Config{Environment: "e", Concurrency: concurrency, Log: slog.New(slog.DiscardHandler)})
+	in := bufio.NewReader(bytes.NewReader(b))
+	r, err := http.ReadRequest(in)
+	if err != nil {
+		t.Fatalf("net/http refuses %q: %v", b, err)
+	}
+	body, err := io.ReadAll(r.Body)
+	if err := errors.Join(err, r.Body.Close()); err != nil {
+		t.Fatalf("net/http refuses the body of %q: %v", b, err)
+	}
+	method, path := http.MethodGet, pathBase+pathNext
+	if got.answer {
+		method, path = http.MethodPost, pathBase+pathInvocation+string(got.id)+"/response"
+	}
+	if r.URL.Path != path || r.Method != method || r.Close || r.Trailer.Get(headerErrorType) != "" {
+		t.Fatalf("got %+v, net/http %+v", got, r)
+	}
+	if !bytes.Equal(body, got.body) || got.answer && r.Header.Get("Content-Type") != string(got.contentType) {
+		t.Fatalf("got %q, net/http %q", got.body, body)
+	}
+	if rest, _ := io.ReadAll(in); len(rest) != len(b)-got.size {
+		t.Fatalf("got %d bytes, net/http left %d of %d", got.size, len(rest), len(b))
+	}
+}
+
+// tcp serves an API on loopback and returns its address.
+func tcp(t *testing.T) (*API, string) {
+	t.Helper()
+	api := New(Config{Environment: "e", Concurrency: 1, Log: slog.New(slog.DiscardHandler)})
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -159,17 +165,44 @@ func (w *wire) send(text string) {
 	}
 }
 
-func (w *wire) receive() (*http.Response, string) {
+// receive reads one answer.
+func (w *wire) receive() answer {
 	w.t.Helper()
 	r, err := http.ReadResponse(w.in, nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	body, err := io.ReadAll(r.Body)
-	if err != nil {
+	if err := errors.Join(err, r.Body.Close()); err != nil {
 		w.t.Fatal(err)
 	}
-	return r, string(body)
+	return answer{r.StatusCode, r.Header, string(body)}
+}
+
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// must receives an answer of that status which contains text.
+func (w *wire) must(status int, text string) answer {
+	w.t.Helper()
+	got := w.receive()
+	if got.status != status || !strings.Contains(got.body, text) {
+		w.t.Fatalf("got %d %.100q, want %d %.100q", got.status, got.body, status, text)
+	}
+	return got
+}
+
+// ended waits for the invocation and requires its payload.
+func ended(t *testing.T, done <-chan invoked, payload string) agent.Outcome {
+	t.Helper()
+	got := <-done
+	if got.err != nil || !strings.Contains(string(got.out.Payload), payload) {
+		t.Fatalf("got %v %.100q, want %.100q", got.err, got.out.Payload, payload)
+	}
+	return got.out
 }
 
 type invoked struct {
@@ -177,13 +210,13 @@ type invoked struct {
 	err error
 }
 
-func invoke(t *testing.T, api *API, id string, payload []byte) <-chan invoked {
+func invoke(t *testing.T, api *API, payload []byte) <-chan invoked {
 	t.Helper()
 	done := make(chan invoked, 1)
 	<-api.Ready()
 	go func() {
 		out, err := api.Invoke(t.Context(), agent.Invocation{
-			RequestID: id, Timeout: time.Minute, InvokedARN: "arn", TraceID: "Root=1\r\nEvil: yes", ClientContext: "{}",
+			RequestID: "r-1", Timeout: time.Minute, InvokedARN: "arn", TraceID: "Root=1\r\nEvil: yes", ClientContext: "{}",
 		}, payload)
 		done <- invoked{out, err}
 	}()
@@ -192,7 +225,7 @@ func invoke(t *testing.T, api *API, id string, payload []byte) <-chan invoked {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) { //nolint:forbidigo // polls a real socket
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal(what)
 		}
@@ -210,68 +243,57 @@ func (a *API) pending() int {
 func TestBothWaysGiveTheSameAnswers(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{0, 2, inlineEvent, inlineEvent + 1, 1 << 20} {
-		var heads [2]http.Header
-		for i, extra := range []string{"", "X: a\r\nConnection: Keep-Alive, x\r\n"} { // the latter is for net/http
-			api, address := tcp(t, 1)
-			w := connect(t, address)
-			w.send(nextHead + "Host: x\r\n" + extra + "\r\n")
-			event := bytes.Repeat([]byte("e"), size)
-			done := invoke(t, api, "r-1", event)
-			r, body := w.receive()
-			if r.StatusCode != http.StatusOK || body != string(event) {
-				t.Fatalf("got %d with %d bytes", r.StatusCode, len(body))
-			}
-			heads[i] = r.Header
-			w.send(respHead + "Host: x\r\n" + extra + "Content-Type: text/plain\r\nContent-Length: 2\r\n\r\nok")
-			if r, body := w.receive(); r.StatusCode != http.StatusAccepted || body != statusOK || r.Header.Get("Content-Type") != contentTypeJSON {
-				t.Fatalf("got %+v %q", r, body)
-			}
-			if got := <-done; got.err != nil || string(got.out.Payload) != "ok" || got.out.ContentType != "text/plain" {
-				t.Fatalf("got %+v", got)
+		event := strings.Repeat("e", size)
+		hand := exchange(t, event, "")
+		std := exchange(t, event, "Connection: Keep-Alive, x\r\n") // net/http's
+		for name := range std {
+			if name != "Date" && name != "Lambda-Runtime-Deadline-Ms" && hand.Get(name) != std.Get(name) {
+				t.Errorf("%s: %q by hand, %q by net/http", name, hand.Get(name), std.Get(name))
 			}
 		}
-		for name := range heads[1] {
-			if name != "Date" && name != "Lambda-Runtime-Deadline-Ms" && heads[0].Get(name) != heads[1].Get(name) {
-				t.Errorf("%s: %q by hand, %q by net/http", name, heads[0].Get(name), heads[1].Get(name))
-			}
-		}
-		if len(heads[0]) != len(heads[1])-1 { // net/http says the date, too
-			t.Errorf("got %v and %v", heads[0], heads[1])
+		if len(hand) != len(std)-1 { // net/http says the date, too
+			t.Errorf("got %v and %v", hand, std)
 		}
 	}
 }
 
+// exchange runs one invocation and returns the header of its event.
+func exchange(t *testing.T, event, extra string) http.Header {
+	t.Helper()
+	api, address := tcp(t)
+	w := connect(t, address)
+	w.send(nextHead + "Host: x\r\n" + extra + "\r\n")
+	done := invoke(t, api, []byte(event))
+	got := w.must(http.StatusOK, event)
+	w.send(respHead + "Host: x\r\n" + extra + "Content-Type: text/plain\r\nContent-Length: 2\r\n\r\nok")
+	if a := w.must(http.StatusAccepted, statusOK); a.header.Get("Content-Type") != contentTypeJSON {
+		t.Errorf("got %v", a.header)
+	}
+	if out := ended(t, done, "ok"); out.ContentType != "text/plain" {
+		t.Errorf("got %+v", out)
+	}
+	return got.header
+}
+
 func TestAConnectionGoesOverToNetHTTPAndStaysWhole(t *testing.T) {
 	t.Parallel()
-	api, address := tcp(t, 1)
+	api, address := tcp(t)
 	w := connect(t, address)
-	// Everything at once, ready and before there is an event.
+	// Everything at once, before there is an event.
 	w.send(nextHead + "Host: x\r\n\r\n" + "GET /2018-06-01/ping HTTP/1.1\r\nHost: x\r\n\r\n" + nextHead + "Host: x\r\n\r\n")
-	done := invoke(t, api, "r-1", []byte("one"))
-	if r, body := w.receive(); r.StatusCode != http.StatusOK || body != "one" {
-		t.Fatalf("got %d %q", r.StatusCode, body)
-	}
-	if r, body := w.receive(); r.StatusCode != http.StatusOK || body != "pong" {
-		t.Fatalf("got %d %q", r.StatusCode, body)
-	}
-	other := connect(t, address)
-	other.send(respHead + "Host: x\r\nContent-Length: 2\r\n\r\nok" + respHead + "Host: x\r\nContent-Length: 2\r\n\r\nok")
-	if r, _ := other.receive(); r.StatusCode != http.StatusAccepted {
-		t.Fatalf("got %d", r.StatusCode)
-	}
-	if r, body := other.receive(); r.StatusCode != http.StatusBadRequest || !strings.Contains(body, "InvalidRequestID") {
-		t.Fatalf("got %d %s", r.StatusCode, body)
-	}
-	if got := <-done; got.err != nil || string(got.out.Payload) != "ok" {
-		t.Fatalf("got %+v", got)
-	}
-	done = invoke(t, api, "r-1", []byte("two"))
-	if _, body := w.receive(); body != "two" {
-		t.Fatalf("got %q", body)
-	}
+	done := invoke(t, api, []byte("one"))
+	w.must(http.StatusOK, "one")
+	w.must(http.StatusOK, "pong")
+	second := connect(t, address)
+	second.send(strings.Repeat(respHead+"Host: x\r\nContent-Length: 2\r\n\r\nok", 2))
+	second.must(http.StatusAccepted, statusOK)
+	second.must(http.StatusBadRequest, "InvalidRequestID")
+	ended(t, done, "ok")
+	done = invoke(t, api, []byte("two"))
+	w.must(http.StatusOK, "two")
 	w.send("POST /2018-06-01/runtime/invocation/r-1/error HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
-	if got := <-done; got.err != nil || got.out.FunctionError == "" {
-		t.Fatalf("got %+v", got)
+	if out := ended(t, done, "{}"); out.FunctionError == "" {
+		t.Fatalf("got %+v", out)
 	}
 }
 
@@ -286,21 +308,19 @@ func TestAnAnswerMayComeInAnyPieces(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			api, address := tcp(t, 1)
+			api, address := tcp(t)
 			w := connect(t, address)
 			w.send(nextHead + "Host: x\r\n\r\n")
-			done := invoke(t, api, "r-1", nil)
-			w.receive()
+			done := invoke(t, api, nil)
+			w.must(http.StatusOK, "")
 			for len(text) > 0 {
 				n := min(len(text), 1+len(text)/7)
 				w.send(text[:n])
 				text = text[n:]
 			}
-			if r, _ := w.receive(); r.StatusCode != http.StatusAccepted {
-				t.Fatalf("got %d", r.StatusCode)
-			}
-			if got := <-done; got.err != nil || string(got.out.Payload) != big {
-				t.Fatalf("got %v and %d bytes", got.err, len(got.out.Payload))
+			w.must(http.StatusAccepted, statusOK)
+			if out := ended(t, done, big); len(out.Payload) != len(big) {
+				t.Fatalf("got %d bytes", len(out.Payload))
 			}
 		})
 	}
@@ -308,26 +328,22 @@ func TestAnAnswerMayComeInAnyPieces(t *testing.T) {
 
 func TestACutAnswerIsTruncated(t *testing.T) {
 	t.Parallel()
-	api, address := tcp(t, 1)
+	api, address := tcp(t)
 	w := connect(t, address)
 	w.send(nextHead + "Host: x\r\n\r\n")
-	done := invoke(t, api, "r-1", nil)
-	w.receive()
+	done := invoke(t, api, nil)
+	w.must(http.StatusOK, "")
 	w.send(respHead + "Host: x\r\nContent-Length: 9\r\n\r\nok")
-	_ = w.Conn.(*net.TCPConn).CloseWrite() //nolint:errcheck,forcetypeassert // it is one
-	if r, body := w.receive(); r.StatusCode != http.StatusBadRequest || !strings.Contains(body, "TruncatedHTTPRequest") {
-		t.Errorf("got %d %s", r.StatusCode, body)
-	}
-	if got := <-done; got.err != nil || !strings.Contains(string(got.out.Payload), "Runtime.TruncatedResponse") {
-		t.Errorf("got %+v", got)
-	}
+	_ = w.Conn.(*net.TCPConn).CloseWrite() //nolint:forcetypeassert // it is one
+	w.must(http.StatusBadRequest, "TruncatedHTTPRequest")
+	ended(t, done, "Runtime.TruncatedResponse")
 }
 
 // TestInvariant2_AClientThatHungUpGetsNoEvent: the event goes to the poll after
 // it.
 func TestInvariant2_AClientThatHungUpGetsNoEvent(t *testing.T) {
 	t.Parallel()
-	api, address := tcp(t, 1)
+	api, address := tcp(t)
 	for range 50 {
 		gone, stays := connect(t, address), connect(t, address)
 		gone.send(nextHead + "Host: x\r\n\r\n")
@@ -335,12 +351,10 @@ func TestInvariant2_AClientThatHungUpGetsNoEvent(t *testing.T) {
 		stays.send(nextHead + "Host: x\r\n\r\n")
 		eventually(t, "both polls are pending", func() bool { return api.pending() == 2 })
 		_ = gone.Close()
-		done := invoke(t, api, "r-1", nil)
-		stays.receive()
+		done := invoke(t, api, nil)
+		stays.must(http.StatusOK, "")
 		stays.send(respHead + "Host: x\r\nContent-Length: 2\r\n\r\nok")
-		if got := <-done; got.err != nil || string(got.out.Payload) != "ok" {
-			t.Fatalf("got %+v", got)
-		}
+		ended(t, done, "ok")
 		_ = stays.Close()
 		eventually(t, "no poll is pending", func() bool { return api.pending() == 0 })
 	}
@@ -348,7 +362,7 @@ func TestInvariant2_AClientThatHungUpGetsNoEvent(t *testing.T) {
 
 func TestPollsThatLeaveGiveTheirPlacesBack(t *testing.T) {
 	t.Parallel()
-	api, address := tcp(t, 1)
+	api, address := tcp(t)
 	for range 5 * (4 + 64) { // five times as many as may be open
 		w := connect(t, address)
 		w.send(nextHead + "Host: x\r\n\r\n")
@@ -360,7 +374,7 @@ func TestPollsThatLeaveGiveTheirPlacesBack(t *testing.T) {
 
 func TestAnExitEndsPendingPolls(t *testing.T) {
 	t.Parallel()
-	api, address := tcp(t, 1)
+	api, address := tcp(t)
 	w := connect(t, address)
 	w.send(nextHead + "Host: x\r\n\r\n")
 	eventually(t, "pending", func() bool { return api.pending() == 1 })
@@ -374,7 +388,7 @@ func TestAnExitEndsPendingPolls(t *testing.T) {
 // the invocation may take.
 func TestARuntimeThatDoesNotReadItsEventIsTimedOut(t *testing.T) {
 	t.Parallel()
-	api, address := tcp(t, 1)
+	api, address := tcp(t)
 	w := connect(t, address)
 	w.send(nextHead + "Host: x\r\n\r\n")
 	eventually(t, "pending", func() bool { return api.pending() == 1 })

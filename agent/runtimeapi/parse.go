@@ -2,7 +2,7 @@ package runtimeapi
 
 import (
 	"bytes"
-	"math"
+	"strconv"
 )
 
 // hot is one of the requests that every invocation needs, complete and in the
@@ -50,30 +50,16 @@ func parseHot(b []byte) (req hot, what parsed) {
 		return req, what
 	}
 	var f framing
-	for {
-		line, after, ok := bytes.Cut(rest, []byte("\r\n"))
-		if !ok {
-			return req, partial
-		}
-		rest = after
-		if len(line) == 0 {
-			break
-		}
-		if !f.header(line) {
-			return req, other
-		}
+	if rest, what = f.head(rest); what != whole {
+		return req, what
 	}
-	switch {
-	case !f.host, f.said && f.chunked, !req.answer && (f.said || f.chunked), req.answer && !f.said && !f.chunked:
+	if !f.fits(req.answer) {
 		return req, other
 	}
 	req.contentType, req.chunked = f.contentType, f.chunked
 	switch {
-	case f.length > smallAnswer:
-		return req, other
 	case f.chunked:
-		req.body, rest, what = chunks(rest)
-		if what != whole {
+		if req.body, rest, what = chunks(rest); what != whole {
 			return req, what
 		}
 	case f.length > len(rest):
@@ -131,44 +117,72 @@ type framing struct {
 	contentType   []byte
 }
 
+// head takes all lines of a header and the empty one behind them.
+func (f *framing) head(b []byte) (rest []byte, what parsed) {
+	for {
+		line, after, ok := bytes.Cut(b, []byte("\r\n"))
+		switch {
+		case !ok:
+			return nil, partial
+		case len(line) == 0:
+			return after, whole
+		case !f.header(line):
+			return nil, other
+		}
+		b = after
+	}
+}
+
+// fits tells whether the body is said to be as a hot request's is.
+func (f *framing) fits(answer bool) bool {
+	if !f.host || f.length > smallAnswer {
+		return false
+	}
+	if answer {
+		return f.said != f.chunked
+	}
+	return !f.said && !f.chunked
+}
+
 // header takes one line and reports whether it changes nothing that parseHot
 // does not know.
 func (f *framing) header(line []byte) bool {
-	colon := bytes.IndexByte(line, ':')
-	if colon <= 0 || bytes.ContainsFunc(line[:colon], unusual) {
+	name, value, ok := bytes.Cut(line, []byte(":"))
+	value = bytes.Trim(value, " \t")
+	if !ok || len(name) == 0 || bytes.ContainsFunc(name, unusual) || bytes.ContainsFunc(value, control) {
 		return false
 	}
-	value := bytes.Trim(line[colon+1:], " \t")
-	for _, c := range value {
-		if c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	switch name := line[:colon]; {
+	return f.known(name, value)
+}
+
+// known is header for a line that is well formed.
+func (f *framing) known(name, value []byte) bool {
+	switch {
 	case is(name, "content-length"):
-		n, ok := number(value, 10)
-		ok = ok && !f.said
-		f.length, f.said = n, true
-		return ok
+		return once(&f.said) && number(&f.length, value, 10)
 	case is(name, "transfer-encoding"):
-		ok := !f.chunked && is(value, "chunked")
-		f.chunked = true
-		return ok
+		return once(&f.chunked) && is(value, "chunked")
 	case is(name, "host"):
-		ok := !f.host && len(value) > 0 && !bytes.ContainsFunc(value, notOfHost)
-		f.host = true
-		return ok
+		return once(&f.host) && len(value) > 0 && !bytes.ContainsFunc(value, notOfHost)
 	case is(name, "content-type"):
-		ok := !f.typed
-		f.contentType, f.typed = value, true
-		return ok
+		f.contentType = value
+		return once(&f.typed)
 	case is(name, "trailer"):
 		return is(value, goTrailer)
 	case is(name, "connection"):
 		return is(value, "keep-alive")
 	}
-	return !changes(line[:colon])
+	return !changes(name)
 }
+
+// once sets b and reports whether it was not set.
+func once(b *bool) bool {
+	first := !*b
+	*b = true
+	return first
+}
+
+func control(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }
 
 func notOfHost(c rune) bool { return unusual(c) && c != '.' && c != ':' }
 
@@ -185,57 +199,53 @@ func changes(name []byte) bool {
 // is compares without regard to the case of ASCII letters.
 func is(b []byte, s string) bool { return len(b) == len(s) && bytes.EqualFold(b, []byte(s)) }
 
-// number reads digits alone; it fits into 31 bits.
-func number(b []byte, base int) (n int, ok bool) {
-	if len(b) == 0 || len(b) > 9 {
-		return 0, false
+// number reads digits alone into n; it fits into 31 bits.
+func number(n *int, b []byte, base int) bool {
+	const longest = 7
+	if len(b) == 0 || len(b) > longest || b[0] == '+' || b[0] == '-' {
+		return false
 	}
-	for _, c := range b {
-		digit := 99
-		switch {
-		case c >= '0' && c <= '9':
-			digit = int(c - '0')
-		case c >= 'a' && c <= 'f':
-			digit = int(c-'a') + 10
-		case c >= 'A' && c <= 'F':
-			digit = int(c-'A') + 10
-		}
-		if digit >= base {
-			return 0, false
-		}
-		n = n*base + digit
-	}
-	return n, n <= math.MaxInt32
+	v, err := strconv.ParseInt(string(b), base, 32)
+	*n = int(v)
+	return err == nil
 }
 
 // chunks reads a chunked body without trailers.
 func chunks(b []byte) (body, rest []byte, what parsed) {
 	for pieces := 0; ; pieces++ {
-		line, after, ok := bytes.Cut(b, []byte("\r\n"))
-		if !ok && len(b) <= 9 {
-			return nil, nil, partial
-		}
-		n, valid := number(line, 16)
+		piece, after, what := chunk(b)
 		switch {
-		case !ok || !valid:
-			return nil, nil, other
-		case n == 0 && len(after) < 2:
-			return nil, nil, partial
-		case n == 0 && after[0] == '\r' && after[1] == '\n':
-			return body, after[2:], whole
-		case n == 0: // trailers
-			return nil, nil, other
-		case len(after) < n+2:
-			return nil, nil, partial
-		case after[n] != '\r' || after[n+1] != '\n':
-			return nil, nil, other
-		}
-		switch pieces {
-		case 0:
-			body = after[:n:n]
+		case what != whole:
+			return nil, nil, what
+		case piece == nil:
+			return body, after, whole
+		case pieces == 0:
+			body = piece
 		default: // the first of them is copied here
-			body = append(body, after[:n]...)
+			body = append(body, piece...)
 		}
-		b = after[n+2:]
+		b = after
 	}
+}
+
+// chunk reads one chunk; the last, which is empty, is nil.
+func chunk(b []byte) (piece, rest []byte, what parsed) {
+	const longest = 8 // the digits, and one more
+	line, after, ok := bytes.Cut(b, []byte("\r\n"))
+	if !ok && len(b) <= longest {
+		return nil, nil, partial
+	}
+	n := 0
+	valid := number(&n, line, 16)
+	switch {
+	case !ok || !valid:
+		return nil, nil, other
+	case len(after) < n+2:
+		return nil, nil, partial
+	case after[n] != '\r' || after[n+1] != '\n': // trailers are other, too
+		return nil, nil, other
+	case n == 0:
+		return nil, after[2:], whole
+	}
+	return after[:n:n], after[n+2:], whole
 }

@@ -62,7 +62,7 @@ func (a *API) assign(x *invocation) (*poller, error) {
 		x.waiting = a.waiting.PushBack(x)
 		return nil, nil
 	}
-	p := first.Value.(*poller) //nolint:errcheck,forcetypeassert // nothing else is in it
+	p := first.Value.(*poller) //nolint:forcetypeassert // nothing else is in it
 	a.pollers.Remove(first)
 	p.at = nil
 	a.beginLocked(x)
@@ -149,7 +149,7 @@ func (a *API) arrive(p *poller) (*invocation, error) {
 			p.at = a.pollers.PushBack(p)
 			return nil, nil
 		}
-		x := first.Value.(*invocation) //nolint:errcheck,forcetypeassert // nothing else is in it
+		x := first.Value.(*invocation) //nolint:forcetypeassert // nothing else is in it
 		a.waiting.Remove(first)
 		x.waiting = nil
 		x.unrunnable = a.runnableLocked(x)
@@ -167,7 +167,7 @@ func (a *API) dropPolls() {
 	var drops []func()
 	a.mu.Lock()
 	for e := a.pollers.Front(); e != nil; e = e.Next() {
-		if p := e.Value.(*poller); p.drop != nil { //nolint:errcheck,forcetypeassert // nothing else is in it
+		if p := e.Value.(*poller); p.drop != nil { //nolint:forcetypeassert // nothing else is in it
 			drops = append(drops, p.drop)
 		}
 	}

@@ -210,6 +210,7 @@ func cutAtTheDeadline(t *testing.T, callerReads bool) {
 	if took := time.Since(began); callerReads && (took != 3*time.Second || len(received) != 8*100<<10) {
 		t.Errorf("got %d bytes after %v", len(received), took)
 	}
+	synctest.Wait()
 	if n := api.InFlight(); n != 1 || timeouts.Load() != 1 {
 		t.Errorf("%d in flight, %d timeouts", n, timeouts.Load())
 	}
