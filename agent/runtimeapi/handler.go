@@ -108,7 +108,10 @@ func (a *API) next(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusInternalServerError, "Runtime.TooManyIdleRuntimes", "Too many idle runtimes")
 		return
 	case err != nil:
-		return // the runtime, or the whole environment, is gone
+		// An extension may have ended, and the runtime lives for a moment: an answer
+		// without an event would make it ask again at once.
+		<-r.Context().Done()
+		return
 	}
 	contentType := x.ContentType
 	if contentType == "" {
