@@ -38,6 +38,7 @@ func (h *Hub) InitStart(logStream string) {
 	h.mu.Lock()
 	h.begun = time.Now()
 	h.mu.Unlock()
+	h.initialising.Store(true)
 	const level = slog.LevelInfo
 	if !h.reports(level) {
 		return
@@ -64,10 +65,12 @@ func (h *Hub) initializationType() string {
 }
 
 // InitRuntimeDone reports that the runtime is initialised, or that it is not going
-// to be. The error type is empty after a success.
+// to be. The error type is empty after a success. Without an InitStart before it
+// this, like InitReport and ExtensionState, does nothing: an environment that is
+// adopted was initialised before.
 func (h *Hub) InitRuntimeDone(status Status, errorType string) {
 	level := status.level(slog.LevelDebug)
-	if !h.reports(level) {
+	if h == nil || !h.initialising.Load() || !h.reports(level) {
 		return
 	}
 	h.report(Event{Type: "platform.initRuntimeDone", Level: level}, func(b []byte) []byte {
@@ -81,7 +84,7 @@ func (h *Hub) InitRuntimeDone(status Status, errorType string) {
 // InitReport reports that the initialisation, extensions included, is over.
 func (h *Hub) InitReport(status Status, errorType string) {
 	level := status.level(slog.LevelInfo)
-	if !h.reports(level) {
+	if h == nil || !h.initialising.CompareAndSwap(true, false) || !h.reports(level) {
 		return
 	}
 	took := h.sinceInitStart()
@@ -103,9 +106,6 @@ func (h *Hub) InitReport(status Status, errorType string) {
 func (h *Hub) sinceInitStart() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.begun.IsZero() {
-		return 0
-	}
 	return time.Since(h.begun)
 }
 
@@ -116,7 +116,7 @@ func (h *Hub) ExtensionState(name, state string, events []string, errorType stri
 	if errorType != "" {
 		level = slog.LevelWarn
 	}
-	if !h.reports(level) {
+	if h == nil || !h.initialising.Load() || !h.reports(level) {
 		return
 	}
 	h.report(Event{Type: "platform.extension", Level: level}, func(b []byte) []byte {

@@ -104,6 +104,8 @@ func TestInPlainTextTheLogHasAWSLines(t *testing.T) {
 		cfg.JSON, cfg.SystemLevel = false, slog.LevelError // which means nothing here
 		w := newWorld(t, cfg)
 		happen(w.hub)
+		w.hub.InitReport(telemetry.Success, "") // once is enough
+		w.hub.InitStart("s")
 		w.hub.InitReport(telemetry.Error, "Runtime.ExitError")
 		want := []string{
 			"platform.initStart  INFO INIT_START Runtime Version: provided.al2023\tRuntime Version ARN: ",
@@ -113,7 +115,8 @@ func TestInPlainTextTheLogHasAWSLines(t *testing.T) {
 			"platform.report r1 INFO END RequestId: r1\nREPORT RequestId: r1\tDuration: 20.00 ms",
 			"platform.start r2 DEBUG START RequestId: r2 Version: 7",
 			"platform.report r2 WARN END RequestId: r2\nREPORT RequestId: r2\tDuration: 3000.00 ms\tStatus: timeout\tError Type: Sandbox.Timedout",
-			"platform.initReport  WARN INIT_REPORT Init Duration: 1.50 ms\tPhase: init\tStatus: error\tError Type: Runtime.ExitError",
+			"platform.initStart  INFO INIT_START Runtime Version: provided.al2023\tRuntime Version ARN: ",
+			"platform.initReport  WARN INIT_REPORT Init Duration: 0.00 ms\tPhase: init\tStatus: error\tError Type: Runtime.ExitError",
 		}
 		if diff := cmp.Diff(want, w.logged()); diff != "" {
 			t.Error(diff)
@@ -188,6 +191,7 @@ func FuzzLine(f *testing.F) {
 		// The same renderer makes the strings of records.
 		cfg.JSON = true
 		h = telemetry.New(cfg)
+		h.InitStart("")
 		h.ExtensionState(string(line), "Ready", nil, "")
 		var e struct {
 			Record struct {

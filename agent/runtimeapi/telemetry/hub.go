@@ -113,6 +113,8 @@ type Event struct {
 type Hub struct {
 	cfg Config
 
+	// initialising is true between InitStart and InitReport.
+	initialising atomic.Bool
 	// wanted has the categories somebody wants, or may still subscribe to.
 	wanted  atomic.Uint32
 	buffers sync.Pool // of *buffer
