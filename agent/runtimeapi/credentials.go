@@ -27,21 +27,24 @@ type Credentials struct {
 // otherwise. It must not be called after Serve.
 func (a *API) ServeCredentials(c Credentials) { a.credentials = &c }
 
-// serveCredentials answers one request. SDKs try again after a 503.
+// serveCredentials answers one request. SDKs try again after a 503. They ask
+// seldom, but code that configures an SDK for each event would keep a connection
+// each time, until there are no more for the runtime: they are closed.
 func (c *Credentials) serveCredentials(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Connection", "close")
 	given := r.Header.Get("Authorization")
 	hash := sha256.Sum256([]byte(given))
 	switch {
 	case given == "":
-		fail(w, http.StatusUnauthorized, "Unauthorized", "The Authorization header is missing")
+		refuse(w, http.StatusUnauthorized, "Unauthorized", "The Authorization header is missing")
 		return
 	case subtle.ConstantTimeCompare(hash[:], c.TokenHash[:]) != 1:
-		fail(w, http.StatusForbidden, "Forbidden", "The Authorization header is not AWS_CONTAINER_AUTHORIZATION_TOKEN")
+		refuse(w, http.StatusForbidden, "Forbidden", "The Authorization header is not AWS_CONTAINER_AUTHORIZATION_TOKEN")
 		return
 	}
 	role, ok := c.Get()
 	if !ok {
-		fail(w, http.StatusServiceUnavailable, "ServiceUnavailable", "There are no credentials of the execution role now")
+		refuse(w, http.StatusServiceUnavailable, "ServiceUnavailable", "There are no credentials of the execution role now")
 		return
 	}
 	w.Header().Set("Content-Type", contentTypeJSON)
@@ -53,4 +56,14 @@ func (c *Credentials) serveCredentials(w http.ResponseWriter, r *http.Request) {
 		Expiration      time.Time
 		RoleARN         string `json:"RoleArn"`
 	}{role.AccessKeyID, role.SecretAccessKey, role.SessionToken, role.ExpiresAt.UTC().Truncate(time.Second), role.RoleARN})
+}
+
+// refuse says why there are no credentials in the form SDKs read.
+func refuse(w http.ResponseWriter, status int, code, message string) {
+	w.Header().Set("Content-Type", contentTypeJSON)
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	}{code, message})
 }

@@ -53,6 +53,9 @@ func TestCredentialsAreForWhoHasTheToken(t *testing.T) {
 	} {
 		have = c.have
 		w := ask(api, c.method, c.token)
+		if wantClose := c.method == http.MethodGet; wantClose != (w.Header().Get("Connection") == "close") {
+			t.Errorf("%+v: Connection: %q", c, w.Header().Get("Connection"))
+		}
 		if w.Code != c.want || strings.Contains(w.Body.String(), "s3cret") {
 			t.Errorf("%+v: got %d %s", c, w.Code, w.Body)
 		}
