@@ -26,6 +26,8 @@ type InvokeRequest struct {
 	ClientContext string
 	// TraceID is X-Amzn-Trace-Id; empty when absent.
 	TraceID string
+	// LogTail asks for the end of the log of this invocation.
+	LogTail bool
 	// Stream, unless nil, gets the answer as it comes; then InvokeResult has no
 	// Payload but the error document of an answer that is not complete.
 	Stream AnswerStream
@@ -42,6 +44,9 @@ type InvokeResult struct {
 	Payload []byte
 	// ContentType as the runtime gave it; may be empty.
 	ContentType string
+	// LogTail is the end of the log of the invocation, at most 4 KiB, if it was
+	// asked for.
+	LogTail []byte
 	// Release gives back the memory Payload was given; nil when that was not
 	// counted. Whoever has the result calls it once.
 	Release func()

@@ -43,6 +43,9 @@ func (s *Server) invoke(w http.ResponseWriter, r *http.Request, requestID string
 	if result.FunctionError != "" {
 		h.Set("X-Amz-Function-Error", result.FunctionError)
 	}
+	if req.LogTail {
+		h.Set("X-Amz-Log-Result", base64.StdEncoding.EncodeToString(result.LogTail))
+	}
 	if req.TraceID != "" {
 		h.Set("X-Amzn-Trace-Id", req.TraceID)
 	}
@@ -106,6 +109,7 @@ func (s *Server) invokeRequest(r *http.Request, b *bounds) (req controlplane.Inv
 		Function: ref.Name, Qualifier: ref.Qualifier, InvokedARN: s.functionARN(ref.Name, ref.Qualifier),
 		DryRun: kind == types.InvocationTypeDryRun, ContentType: r.Header.Get("Content-Type"),
 		TraceID: r.Header.Get("X-Amzn-Trace-Id"),
+		LogTail: types.LogType(r.Header.Get("X-Amz-Log-Type")) == types.LogTypeTail && kind != types.InvocationTypeDryRun,
 	}
 	if !utf8.ValidString(req.ContentType) || !utf8.ValidString(req.TraceID) {
 		return req, badRequest("The headers Content-Type and X-Amzn-Trace-Id of the request must be text.")
@@ -132,8 +136,6 @@ func invocationType(h http.Header, operation string) (types.InvocationType, erro
 	case kind == types.InvocationTypeEvent:
 		return "", invalidParameter("Asynchronous invocation is not available in this service yet. " +
 			"Use the invocation type RequestResponse.")
-	case logs == types.LogTypeTail:
-		return "", invalidParameter("Tail logs are not supported for functions configured with capacity provider")
 	case h.Get("X-Amz-Durable-Execution-Name") != "":
 		return "", invalidParameter("Durable executions are not available in this service.")
 	case h.Get("X-Amz-Tenant-Id") != "":

@@ -33,11 +33,6 @@ func TestInvokesAreRefusedAsAWSDoes(t *testing.T) {
 			"Functions configured with capacity provider configuration can't be invoked with $LATEST qualifier. " +
 				"To invoke this function, specify a published version qualifier or $LATEST.PUBLISHED.", 400,
 		},
-		"logs": {
-			lambda.InvokeInput{LogType: "Tail"},
-			nil, invalid,
-			"Tail logs are not supported for functions configured with capacity provider", 400,
-		},
 		"an event": {
 			lambda.InvokeInput{InvocationType: "Event"},
 			nil, invalid,

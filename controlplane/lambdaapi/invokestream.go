@@ -2,6 +2,7 @@ package lambdaapi
 
 import (
 	"cmp"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -42,6 +43,7 @@ func (s *Server) invokeStream(w http.ResponseWriter, r *http.Request, requestID 
 		dryRun(w, result)
 		return nil
 	}
+	answer.log = base64.StdEncoding.EncodeToString(result.LogTail)
 	answer.version = cmp.Or(result.Executed, answer.version)
 	return answer.complete(result.FunctionError, string(result.Payload))
 }
@@ -57,6 +59,8 @@ type answerStream struct {
 	version controlplane.Qualifier
 	trace   string
 	begun   bool
+	// log is the end of the invocation's, in base64; empty unless it was asked for.
+	log string
 }
 
 // Executing implements controlplane.AnswerStream.
@@ -97,7 +101,8 @@ func (a *answerStream) complete(code, details string) error {
 	text, err := json.Marshal(struct {
 		ErrorCode    string `json:",omitempty"`
 		ErrorDetails string `json:",omitempty"`
-	}{code, details})
+		LogResult    string `json:",omitempty"`
+	}{code, details, a.log})
 	if err != nil {
 		return fmt.Errorf("encoding the end of an answer: %w", err)
 	}

@@ -69,6 +69,7 @@ func TestAnAnswerIsStreamedAsEvents(t *testing.T) {
 		"empty":          {pieces(nil, controlplane.InvokeResult{Executed: "7"}, nil), "", "", ""},
 		"large":          {pieces([]string{strings.Repeat("x", 64<<10)}, controlplane.InvokeResult{}, nil), strings.Repeat("x", 64<<10), "", ""},
 		"an error later": {pieces([]string{"one"}, controlplane.InvokeResult{Executed: "7", FunctionError: "Unhandled", Payload: []byte(`{"errorType":"<E>"}`)}, nil), "one", "Unhandled", `{"errorType":"<E>"}`},
+		"with its log":   {pieces(nil, controlplane.InvokeResult{Executed: "7", LogTail: []byte("a line\n")}, nil), "", "", ""},
 		"an error at once": {func(context.Context, controlplane.InvokeRequest) (controlplane.InvokeResult, error) {
 			return controlplane.InvokeResult{Executed: "7", FunctionError: "Unhandled", Payload: []byte(`{"errorType":"E"}`)}, nil
 		}, "", "Unhandled", `{"errorType":"E"}`},
@@ -89,6 +90,9 @@ func TestAnAnswerIsStreamedAsEvents(t *testing.T) {
 			chunks, end := events(t, out)
 			if got := strings.Join(chunks, "|"); got != c.chunks {
 				t.Errorf("got %.100q, want %.100q", got, c.chunks)
+			}
+			if want := map[bool]string{true: "YSBsaW5lCg=="}[name == "with its log"]; end != nil && aws.ToString(end.LogResult) != want {
+				t.Errorf("got the log %q", aws.ToString(end.LogResult))
 			}
 			if end == nil || aws.ToString(end.ErrorCode) != c.code || aws.ToString(end.ErrorDetails) != c.details {
 				t.Errorf("ended %+v", end)

@@ -180,7 +180,7 @@ func settingWrites() map[string]written {
 		"Invoke": {
 			tests: map[string]string{
 				"FunctionName": "TestAnInvokeSurvivesTheSDK", "Qualifier": "TestAnInvokeSurvivesTheSDK", "Payload": "TestAnInvokeSurvivesTheSDK",
-				"ClientContext": "TestAnInvokeSurvivesTheSDK", "InvocationType": "TestInvokesAreRefusedAsAWSDoes", "LogType": "TestInvokesAreRefusedAsAWSDoes",
+				"ClientContext": "TestAnInvokeSurvivesTheSDK", "InvocationType": "TestInvokesAreRefusedAsAWSDoes", "LogType": "TestWhatSAMRemoteInvokeDoesIsAnswered",
 			},
 			inputs: []any{&lambda.InvokeInput{FunctionName: f, Qualifier: aws.String("1")}},
 			refused: map[string]member{
@@ -191,7 +191,7 @@ func settingWrites() map[string]written {
 		"InvokeWithResponseStream": {
 			tests: map[string]string{
 				"FunctionName": "TestAnInvokeSurvivesTheSDK", "Qualifier": "TestAnInvokeSurvivesTheSDK", "Payload": "TestAnInvokeSurvivesTheSDK",
-				"ClientContext": "TestAnInvokeSurvivesTheSDK", "InvocationType": "TestAStreamedInvokeIsRefusedBeforeItBegins", "LogType": "TestInvokesAreRefusedAsAWSDoes",
+				"ClientContext": "TestAnInvokeSurvivesTheSDK", "InvocationType": "TestAStreamedInvokeIsRefusedBeforeItBegins", "LogType": "TestWhatSAMRemoteInvokeDoesIsAnswered",
 			},
 			inputs: []any{&lambda.InvokeWithResponseStreamInput{FunctionName: f, Qualifier: aws.String("1")}},
 			refused: map[string]member{

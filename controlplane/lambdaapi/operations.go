@@ -118,7 +118,7 @@ func (s *Server) operations() []operation {
 // served is what this service does.
 func (s *Server) served() []operation {
 	return []operation{
-		{schema: schemas.Invoke, handle: s.invoke, state: Works, note: "synchronous and dry run; Event is refused, and LogType Tail for every function, with AWS's message for managed instances; a caller waits 15 minutes at most, whatever the Timeout"},
+		{schema: schemas.Invoke, handle: s.invoke, state: Works, note: "synchronous and dry run; Event is refused; a caller waits 15 minutes at most, whatever the Timeout"},
 		{schema: schemas.InvokeWithResponseStream, handle: s.invokeStream, state: Works, note: "as Invoke; at full speed, unless agents are told otherwise; an answer that its function does not stream comes in pieces too"},
 		// Functions.
 		s.upload(serve(schemas.CreateFunction, schemas.CreateFunctionRequest, schemas.FunctionConfiguration, s.createFunction)).

@@ -94,9 +94,6 @@ func quotedMessages(t *testing.T) map[string]quoted {
 			return invoke(ctx, s, &lambda.InvokeInput{Qualifier: aws.String("$LATEST")}, &controlplane.LatestNotInvocableError{Function: "f"})
 		}, invalid, "Functions configured with capacity provider configuration can't be invoked with $LATEST qualifier. To invoke this " +
 			"function, specify a published version qualifier or $LATEST.PUBLISHED.", 400},
-		"4.2 tail logs": {func(ctx context.Context, s *system) error {
-			return invoke(ctx, s, &lambda.InvokeInput{LogType: types.LogTypeTail}, nil)
-		}, invalid, "Tail logs are not supported for functions configured with capacity provider", 400},
 		"4.2 every slot taken": {func(ctx context.Context, s *system) error {
 			return invoke(ctx, s, &lambda.InvokeInput{}, &controlplane.ThrottledError{Reason: controlplane.ThrottleConcurrency})
 		}, "TooManyRequestsException", "Rate Exceeded: every execution environment is at its concurrency limit.", 429},

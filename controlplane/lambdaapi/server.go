@@ -39,7 +39,7 @@
 //   - A function on a capacity provider may have a Timeout of up to 5,400 seconds,
 //     as in AWS's model, where those above 900 are for asynchronous invokes. Who
 //     waits for an invoke waits 900 at most.
-//   - LogType Tail is refused for functions on demand too.
+//   - LogType Tail is answered for functions on capacity providers too.
 //   - An invoke of a version that is not Active is a ResourceConflictException
 //     that says the state. The Reason of a throttle is concurrency, cpu, memory
 //     or disk, what the environments that refused it were short of;

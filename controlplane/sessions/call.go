@@ -76,6 +76,7 @@ func (d *dataConn) call(ctx context.Context, to router.Endpoint, req controlplan
 		PayloadBytes:       int64(len(req.Payload)),
 		InlineBytes:        maxInline,
 		StreamAnswer:       req.Stream != nil,
+		LogTail:            req.LogTail,
 	}
 	var kept int64
 	if len(req.Payload) <= maxUnary && req.Stream == nil {
@@ -147,6 +148,7 @@ func callUnary(ctx context.Context, c invokev1.InvokeServiceClient, to router.En
 		FunctionError: r.GetHead().GetFunctionError(),
 		ContentType:   r.GetHead().GetContentType(),
 		Payload:       r.GetPayload(),
+		LogTail:       tail(r.GetEnd()),
 	}
 	return res, r.GetHead().GetKeptBytes(), nil
 }
@@ -180,6 +182,7 @@ func callStream(ctx context.Context, c invokev1.InvokeServiceClient, to router.E
 			err = take(&res, req.Stream, m.Chunk)
 		case *invokev1.InvokeStreamResponse_End:
 			to.Observe(load(m.End.GetLoad()))
+			res.LogTail = tail(m.End)
 			if m.End.GetErrorType() != "" {
 				res.FunctionError, res.Payload = functionError, m.End.GetErrorDocument()
 			}
@@ -189,6 +192,15 @@ func callStream(ctx context.Context, c invokev1.InvokeServiceClient, to router.E
 			return res, 0, err
 		}
 	}
+}
+
+// maxTail is the longest end of a log.
+const maxTail = 4 << 10
+
+// tail is the end of the log of an invocation, within its bound.
+func tail(end *invokev1.ResponseEnd) []byte {
+	text := end.GetLogTail()
+	return text[max(0, len(text)-maxTail):]
 }
 
 // functionError is what callers are told of every error that ends an answer midway.
