@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -365,13 +364,4 @@ func (e *extensions) find(id string) *extension {
 		}
 	}
 	return nil
-}
-
-// extension returns the name of the extension that makes a request.
-func (a *API) extension(r *http.Request) (name string, ok bool) {
-	x, err := a.identify(r, "Unknown "+headerIdentifier)
-	if err != nil {
-		return "", false
-	}
-	return x.name, true
 }

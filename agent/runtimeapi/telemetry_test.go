@@ -89,10 +89,10 @@ func (c *client) call(method, url, body string, header ...string) (status int, a
 	return resp.StatusCode, strings.TrimSpace(string(b)), resp.Header
 }
 
-// join registers an internal extension and returns its identifier.
-func (c *client) join(name string) string {
+// join registers an internal extension, x, and returns its identifier.
+func (c *client) join() string {
 	c.t.Helper()
-	status, body, header := c.call(http.MethodPost, "http://runtime/2020-01-01/extension/register", `{"events":[]}`, "Lambda-Extension-Name", name)
+	status, body, header := c.call(http.MethodPost, "http://runtime/2020-01-01/extension/register", `{"events":[]}`, "Lambda-Extension-Name", "x")
 	if status != http.StatusOK {
 		c.t.Fatalf("registering: %d %s", status, body)
 	}
@@ -104,7 +104,7 @@ func TestSubscriptionsAreAnsweredAsOnAWS(t *testing.T) {
 	h, log := hub()
 	api, c, _ := serve(t, runtimeapi.Config{Concurrency: 1, Telemetry: h})
 	const known = "Lambda-Extension-Identifier"
-	id := c.join("x")
+	id := c.join()
 	for _, step := range []struct {
 		method, url, body, id string
 		status                int
@@ -167,7 +167,7 @@ func makeReady(t *testing.T, api *runtimeapi.API, c *client, extensions ...strin
 func TestWithoutTelemetrySubscribingSaysSo(t *testing.T) {
 	t.Parallel()
 	_, c, _ := serve(t, runtimeapi.Config{Concurrency: 1})
-	id := c.join("x")
+	id := c.join()
 	status, got, _ := c.call("PUT", telemetryURL, subscription, "Lambda-Extension-Identifier", id)
 	if status != 202 || got != `{"errorMessage":"Telemetry API is not supported","errorType":"Telemetry.NotSupported"}` {
 		t.Errorf("got %d %s", status, got)
@@ -179,7 +179,7 @@ func TestTheInitialisationIsToldOf(t *testing.T) {
 	h, log := hub()
 	api, c, _ := serve(t, runtimeapi.Config{Concurrency: 1, Telemetry: h})
 	h.InitStart("s")
-	makeReady(t, api, c, c.join("x"))
+	makeReady(t, api, c, c.join())
 	api.InitFailed("Runtime.ExitError") // too late to be told
 	var kinds []string
 	for _, r := range log.records(t) {
@@ -210,7 +210,7 @@ func TestAFailedInitialisationIsToldOf(t *testing.T) {
 	} {
 		h, log := hub()
 		api, c, _ := serve(t, runtimeapi.Config{Concurrency: 1, Telemetry: h})
-		c.join("x")
+		c.join()
 		h.InitStart("s")
 		api.InitFailed(errorType)
 		got := log.records(t)[1:]
