@@ -39,7 +39,7 @@ func (a *Agent) dataServer() *grpc.Server {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 	}
-	s := grpc.NewServer(slices.Concat(options, invoke.Recover(a.cfg.Log))...)
+	s := grpc.NewServer(slices.Concat(options, invoke.Recover(a.cfg.Log), []grpc.ServerOption{invoke.Pieces()})...)
 	a.invoke.Register(s)
 	a.printed.server.Register(s)
 	describe(s)

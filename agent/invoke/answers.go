@@ -80,12 +80,5 @@ func (s *Server) TakeAnswer(req *invokev1.TakeAnswerRequest, stream grpc.ServerS
 		return toStatus(fmt.Errorf("taking the answer to %.128q: not kept: %w", req.GetRequestId(), errdefs.ErrNotFound))
 	}
 	defer s.drop(x)
-	for rest := x.out.Payload; len(rest) > 0; {
-		n := min(frame, len(rest))
-		if err := stream.Send(&invokev1.TakeAnswerResponse{Chunk: rest[:n]}); err != nil {
-			return err
-		}
-		rest = rest[n:]
-	}
-	return nil
+	return sendPieces(stream, fieldTaken, x.out.Payload)
 }

@@ -65,7 +65,7 @@ func agentAlone(b *testing.B, slots int) invokev1.InvokeServiceClient {
 	api := runtimeapi.New(runtimeapi.Config{Environment: "e", Concurrency: slots, Grace: 10 * time.Second, Log: log})
 	table := &invoke.Table{}
 	table.Replace(map[agent.EnvironmentID]invoke.Environment{"e": api})
-	server := grpc.NewServer(invoke.Recover(log)...)
+	server := grpc.NewServer(append(invoke.Recover(log), invoke.Pieces())...)
 	invoke.New(table, 1<<30, log).Register(server)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	var wg sync.WaitGroup

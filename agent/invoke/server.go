@@ -31,14 +31,15 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/hearth-compute/hearth/agent"
+	"github.com/hearth-compute/hearth/proto/frame"
 	invokev1 "github.com/hearth-compute/hearth/proto/hearth/invoke/v1"
 )
 
 const (
 	// MaxPayload is the largest event.
 	MaxPayload = 6 << 20
-	// frame is the largest piece of a payload on a stream.
-	frame = 64 << 10
+	// pieceSize is the largest piece of a payload on a stream.
+	pieceSize = 64 << 10
 	// maxTimeout is the longest any invocation may run.
 	maxTimeout = 15 * time.Minute
 )
@@ -204,23 +205,26 @@ func receiveHead(stream grpc.BidiStreamingServer[invokev1.InvokeStreamRequest, i
 
 // receive reads the payload of a streamed invocation.
 func receive(stream grpc.BidiStreamingServer[invokev1.InvokeStreamRequest, invokev1.InvokeStreamResponse], head *invokev1.InvocationHead) ([]byte, error) {
-	payload := make([]byte, 0, max(0, head.GetPayloadBytes()))
+	m := frame.Into{Field: fieldChunk, Most: MaxPayload, Other: &invokev1.InvokeStreamRequest{}}
+	if size := head.GetPayloadBytes(); size >= 0 {
+		m.Room, m.Most = make([]byte, 0, size), int(size)
+	}
 	for {
-		m, err := stream.Recv()
+		err := stream.RecvMsg(&m)
 		switch {
 		case errors.Is(err, io.EOF):
-			if want := head.GetPayloadBytes(); want >= 0 && want != int64(len(payload)) {
-				return nil, fmt.Errorf("payload has %d bytes, head says %d: %w", len(payload), want, errdefs.ErrInvalidArgument)
+			if want := head.GetPayloadBytes(); want >= 0 && want != int64(len(m.Room)) {
+				return nil, fmt.Errorf("payload has %d bytes, head says %d: %w", len(m.Room), want, errdefs.ErrInvalidArgument)
 			}
-			return payload, nil
+			return m.Room, nil
+		case m.IsTooLong:
+			return nil, fmt.Errorf("payload exceeds %d bytes: %w", m.Most, errdefs.ErrInvalidArgument)
 		case err != nil:
 			return nil, fmt.Errorf("receiving the payload of %s: %w", head.GetRequestId(), err)
-		case m.GetHead() != nil:
-			return nil, fmt.Errorf("second head on a stream: %w", errdefs.ErrInvalidArgument)
-		}
-		payload = append(payload, m.GetChunk()...)
-		if len(payload) > MaxPayload {
-			return nil, tooLarge(int64(len(payload)))
+		case m.IsOther:
+			if err := other(m.Other); err != nil {
+				return nil, err
+			}
 		}
 	}
 }
@@ -231,12 +235,8 @@ func send(stream grpc.BidiStreamingServer[invokev1.InvokeStreamRequest, invokev1
 	if err := stream.Send(&invokev1.InvokeStreamResponse{Message: &invokev1.InvokeStreamResponse_Head{Head: head}}); err != nil {
 		return err
 	}
-	for rest := out.Payload; len(rest) > 0; {
-		n := min(frame, len(rest))
-		if err := stream.Send(&invokev1.InvokeStreamResponse{Message: &invokev1.InvokeStreamResponse_Chunk{Chunk: rest[:n]}}); err != nil {
-			return err
-		}
-		rest = rest[n:]
+	if err := sendPieces(stream, fieldChunk, out.Payload); err != nil {
+		return err
 	}
 	return stream.Send(&invokev1.InvokeStreamResponse{Message: &invokev1.InvokeStreamResponse_End{End: end(&out)}})
 }

@@ -51,7 +51,7 @@ func serve(t testing.TB, environments map[agent.EnvironmentID]invoke.Environment
 	table := &invoke.Table{}
 	table.Replace(environments)
 	s := invoke.New(table, memory, slog.New(slog.DiscardHandler))
-	options := append(invoke.Recover(slog.New(slog.DiscardHandler)), grpc.MaxRecvMsgSize(8<<20), grpc.MaxSendMsgSize(8<<20))
+	options := append(invoke.Recover(slog.New(slog.DiscardHandler)), invoke.Pieces(), grpc.MaxRecvMsgSize(8<<20), grpc.MaxSendMsgSize(8<<20))
 	srv := grpc.NewServer(options...)
 	s.Register(srv)
 	lis := bufconn.Listen(1 << 20)

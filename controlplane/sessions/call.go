@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,12 +11,15 @@ import (
 	"time"
 
 	"golang.org/x/sync/semaphore"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/hearth-compute/hearth/controlplane"
 	"github.com/hearth-compute/hearth/controlplane/router"
+	"github.com/hearth-compute/hearth/proto/frame"
 	invokev1 "github.com/hearth-compute/hearth/proto/hearth/invoke/v1"
 )
 
@@ -29,6 +33,10 @@ const (
 	roomTime = 20 * time.Second
 	// chunkSize of streamed payloads.
 	chunkSize = 64 << 10
+	// fieldChunk and fieldTaken are the numbers of the fields that have pieces of
+	// payloads, in the messages of InvokeStream and in TakeAnswerResponse.
+	fieldChunk protowire.Number = 2
+	fieldTaken protowire.Number = 1
 	// maxRetryAfter is the longest an agent may send callers away for.
 	maxRetryAfter = time.Minute
 	// maxPermille is the most an agent may say that is used of anything.
@@ -121,21 +129,16 @@ func receiveAnswer(ctx context.Context, c invokev1.InvokeServiceClient, id strin
 	if err != nil {
 		return nil, err
 	}
-	payload := make([]byte, 0, size)
-	for {
-		m, err := stream.Recv()
-		switch {
-		case errors.Is(err, io.EOF) && int64(len(payload)) == size:
-			return payload, nil
-		case errors.Is(err, io.EOF):
-			return nil, status.Error(codes.Unavailable, "the answer was cut")
-		case err != nil:
+	in := frame.Into{Field: fieldTaken, Room: make([]byte, 0, size), Most: int(size), Other: &invokev1.TakeAnswerResponse{}}
+	for int64(len(in.Room)) < size {
+		if err := receive(stream, &in); err != nil {
 			return nil, err
-		case int64(len(payload)+len(m.GetChunk())) > size:
-			return nil, status.Error(codes.OutOfRange, "the answer is larger than was said")
 		}
-		payload = append(payload, m.GetChunk()...)
 	}
+	if err := stream.RecvMsg(&in); !errors.Is(err, io.EOF) {
+		return nil, cmp.Or(err, status.Error(codes.OutOfRange, "the answer is larger than was said"))
+	}
+	return in.Room, nil
 }
 
 func callUnary(ctx context.Context, c invokev1.InvokeServiceClient, to router.Endpoint, head *invokev1.InvocationHead, payload []byte) (res controlplane.InvokeResult, kept int64, err error) {
@@ -164,34 +167,47 @@ func callStream(ctx context.Context, c invokev1.InvokeServiceClient, to router.E
 	if err != nil && !errors.Is(err, io.EOF) { // EOF: the status is with Recv
 		return res, 0, err
 	}
-	for {
-		m, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return res, 0, status.Error(codes.Unavailable, "the answer was cut")
-		}
-		if err != nil {
+	end := &invokev1.InvokeStreamResponse{}
+	in := frame.Into{Field: fieldChunk, Most: maxMessage, Other: end}
+	for end.GetEnd() == nil {
+		if err := receive(stream, &in); err != nil {
 			return res, 0, err
 		}
-		switch m := m.GetMessage().(type) {
-		case *invokev1.InvokeStreamResponse_Head:
-			res.FunctionError, res.ContentType, kept = m.Head.GetFunctionError(), m.Head.GetContentType(), m.Head.GetKeptBytes()
+		streams := req.Stream != nil && res.FunctionError == "" // an error document is never streamed
+		switch {
+		case in.IsOther && end.GetHead() != nil:
+			h := end.GetHead()
+			res.FunctionError, res.ContentType, kept = h.GetFunctionError(), h.GetContentType(), h.GetKeptBytes()
 			if req.Stream != nil && res.FunctionError == "" {
 				err = req.Stream.Begin(res.ContentType)
 			}
-		case *invokev1.InvokeStreamResponse_Chunk:
-			err = take(&res, req.Stream, m.Chunk)
-		case *invokev1.InvokeStreamResponse_End:
-			to.Observe(load(m.End.GetLoad()))
-			res.LogTail = tail(m.End)
-			if m.End.GetErrorType() != "" {
-				res.FunctionError, res.Payload = functionError, m.End.GetErrorDocument()
-			}
-			return res, kept, nil
+		case !in.IsOther && streams:
+			_, err = req.Stream.Write(in.Room)
+			in.Room = in.Room[:0]
 		}
 		if err != nil {
 			return res, 0, err
 		}
 	}
+	to.Observe(load(end.GetEnd().GetLoad()))
+	res.Payload = in.Room
+	res.LogTail = tail(end.GetEnd())
+	if end.GetEnd().GetErrorType() != "" {
+		res.FunctionError, res.Payload = functionError, end.GetEnd().GetErrorDocument()
+	}
+	return res, kept, nil
+}
+
+// receive receives the next message of an answer that is not over.
+func receive(stream grpc.ClientStream, in *frame.Into) error {
+	err := stream.RecvMsg(in)
+	switch {
+	case errors.Is(err, io.EOF):
+		return status.Error(codes.Unavailable, "the answer was cut")
+	case err == nil && in.IsTooLong:
+		return status.Error(codes.OutOfRange, "the answer is larger than it may be")
+	}
+	return err
 }
 
 // maxTail is the longest end of a log.
@@ -206,27 +222,13 @@ func tail(end *invokev1.ResponseEnd) []byte {
 // functionError is what callers are told of every error that ends an answer midway.
 const functionError = "Unhandled"
 
-// take passes a piece of an answer on to a caller that streams, or adds it to the
-// result: an error document is never streamed.
-func take(res *controlplane.InvokeResult, to controlplane.AnswerStream, piece []byte) error {
-	if to != nil && res.FunctionError == "" {
-		_, err := to.Write(piece)
-		return err
-	}
-	if len(res.Payload)+len(piece) > maxMessage {
-		return status.Error(codes.OutOfRange, "the answer is larger than any may be")
-	}
-	res.Payload = append(res.Payload, piece...)
-	return nil
-}
-
 func sendPayload(stream invokev1.InvokeService_InvokeStreamClient, head *invokev1.InvocationHead, payload []byte) error {
 	if err := stream.Send(&invokev1.InvokeStreamRequest{Message: &invokev1.InvokeStreamRequest_Head{Head: head}}); err != nil {
 		return err
 	}
 	for len(payload) > 0 {
 		n := min(len(payload), chunkSize)
-		if err := stream.Send(&invokev1.InvokeStreamRequest{Message: &invokev1.InvokeStreamRequest_Chunk{Chunk: payload[:n]}}); err != nil {
+		if err := stream.SendMsg(&frame.Piece{Field: fieldChunk, Data: payload[:n]}); err != nil {
 			return err
 		}
 		payload = payload[n:]
