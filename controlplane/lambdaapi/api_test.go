@@ -23,6 +23,7 @@ import (
 	"github.com/hearth-compute/hearth/controlplane/artifact"
 	"github.com/hearth-compute/hearth/controlplane/bucket"
 	"github.com/hearth-compute/hearth/controlplane/lambdaapi"
+	"github.com/hearth-compute/hearth/controlplane/sigv4"
 	"github.com/hearth-compute/hearth/controlplane/store"
 	"github.com/hearth-compute/hearth/controlplane/store/sqlite"
 )
@@ -44,8 +45,10 @@ type system struct {
 	db      store.DB
 	invoker *scripted
 	objects string // the directory that is the bucket "code"
-	changed int
-	mu      sync.Mutex
+	// verifier is set by signedSystem.
+	verifier *sigv4.Verifier
+	changed  int
+	mu       sync.Mutex
 }
 
 // scripted answers invokes as told and remembers the last request.

@@ -67,12 +67,13 @@ type bounds struct {
 	exception string
 }
 
-// body reads a request's body, and what it holds of the budget until held is
+// body reads a request's body, as it was signed, and what it holds of the budget until held is
 // given back. What says beforehand that it is too much is refused before it is
 // read; what does not say how much it is reserves the most it may be.
 func (s *Server) body(w http.ResponseWriter, r *http.Request, b *bounds) (content []byte, held int64, err error) {
 	if r.ContentLength == 0 {
-		return nil, 0, nil
+		content, err = s.verified(r, nil)
+		return content, 0, err
 	}
 	if r.ContentLength > b.limit {
 		discard(w, r, 2*b.limit)
@@ -99,6 +100,10 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request, b *bounds) (conten
 	if err != nil {
 		s.bodies.give(held)
 		return nil, 0, cut(w, err)
+	}
+	if content, err = s.verified(r, content); err != nil {
+		s.bodies.give(held)
+		return nil, 0, err
 	}
 	if rest := b.weight * (most - int64(len(content))); rest > 0 {
 		s.bodies.give(rest)

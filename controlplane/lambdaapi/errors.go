@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/hearth-compute/hearth/controlplane"
+	"github.com/hearth-compute/hearth/controlplane/sigv4"
 )
 
 // exception is an error as AWS puts it.
@@ -91,6 +92,9 @@ func asException(err error) *exception {
 	if e := invokeException(err); e != nil {
 		return e
 	}
+	if e, ok := errors.AsType[*sigv4.Error](err); ok {
+		return &exception{name: e.Code, status: http.StatusForbidden, message: e.Message}
+	}
 	for _, c := range classes() {
 		if c.is(err) {
 			return &exception{name: c.name, status: c.status, message: c.message}
@@ -156,7 +160,7 @@ func throttleMessage(e *controlplane.ThrottledError) string {
 // logFailure notes what is our fault, unless the client left.
 func (s *Server) logFailure(r *http.Request, requestID, operation string, err error) {
 	if r.Context().Err() == nil {
-		s.cfg.Logger.ErrorContext(r.Context(), "request failed", "request_id", requestID, "operation", operation, "err", err)
+		s.cfg.Logger.ErrorContext(r.Context(), "request failed", append(caller(r), "request_id", requestID, "operation", operation, "err", err)...)
 	}
 }
 

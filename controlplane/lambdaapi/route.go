@@ -208,11 +208,16 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, op *operation) {
 			s.render(w, r, requestID, fmt.Errorf("panic in %s: %v\n%s: %w", op.name(), p, debug.Stack(), errdefs.ErrInternal))
 		}
 	}()
-	if op.handle == nil {
-		s.render(w, r, requestID, op.unserved())
-		return
+	err := s.authenticate(w, r)
+	switch {
+	case err != nil:
+	case op.handle == nil:
+		err = op.unserved()
+	default:
+		err = s.handleRead(w, r, requestID, op)
+		s.audit(r, requestID, op, err)
 	}
-	if err := s.handleRead(w, r, requestID, op); err != nil {
+	if err != nil {
 		r = r.WithContext(context.WithValue(r.Context(), operationKey{}, op.name()))
 		s.render(w, r, requestID, err)
 	}

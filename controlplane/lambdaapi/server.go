@@ -61,7 +61,10 @@
 //   - A query that cannot be decoded is a MalformedHttpRequestException, a
 //     parameter given twice with different values a SerializationException. So
 //     are lists and maps with more than 10,000 entries in all.
-//   - Signatures are not verified: any credentials are accepted.
+//   - Without a Verifier any credentials are accepted. With one, every key may do
+//     everything. UNSIGNED-PAYLOAD and bodies in signed chunks are accepted too,
+//     and X-Amz-Client-Context, X-Amz-Invocation-Type and X-Amz-Log-Type must be
+//     signed if they are there. Locations need no signature but their own.
 //
 // # Bounds
 //
@@ -85,6 +88,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
 
 	"github.com/hearth-compute/hearth/controlplane"
+	"github.com/hearth-compute/hearth/controlplane/sigv4"
 	"github.com/hearth-compute/hearth/controlplane/store"
 )
 
@@ -148,6 +152,8 @@ type Config struct {
 	// answers take is for the Invoker to bound. At least, and unless it is set,
 	// LeastBodyMemory.
 	BodyMemory int64
+	// Verifier verifies who calls. Nil believes everybody.
+	Verifier *sigv4.Verifier
 	// Logger gets what clients are not told. Required.
 	Logger *slog.Logger
 }
@@ -189,6 +195,8 @@ type Server struct {
 	// payload is what the body of an invoke may be, streamPayload that of one whose
 	// answer is streamed.
 	payload, streamPayload bounds
+	// strangers are those whose requests do not verify.
+	strangers strangers
 	// http serves when Serve is used.
 	http *http.Server
 }
