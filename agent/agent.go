@@ -270,6 +270,8 @@ type Outcome struct {
 	// ErrorType is the type of the error, where FunctionError says that there is
 	// one and it is known, for example "Sandbox.Timedout".
 	ErrorType string
+	// Load is how busy the environment is once this has ended.
+	Load Load
 	// Stream, unless nil, is the answer, which has only begun: of the other fields
 	// ContentType alone is set. Whoever has the outcome reads it to its end.
 	Stream Stream

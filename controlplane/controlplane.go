@@ -237,7 +237,15 @@ type EnvironmentHeat struct {
 	CPU    MilliCPU
 	Memory Bytes
 	Tmp    Bytes
+	// ThrottledPermille is the part of the last second in which it wanted CPU and
+	// its quota was used up.
+	ThrottledPermille int
+	// Refusals counts refused invokes since its container was started.
+	Refusals Refusals
 }
+
+// Refusals counts refused invokes by reason.
+type Refusals struct{ Concurrency, CPU, Memory, Disk int64 }
 
 // Snapshot is everything deciders know about one capacity provider at one
 // moment. It is never changed once made. Slices are ordered by id or name.

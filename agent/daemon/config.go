@@ -72,6 +72,10 @@ type Config struct {
 	// http://HOST:PORT or https://HOST:PORT; empty means none. --otlp-endpoint
 	OTLPEndpoint string
 
+	// FixedLimits admits up to the configured concurrency, whatever CPU, memory and
+	// disk say; for measuring what that does. --fixed-limits
+	FixedLimits bool
+
 	// Version is what the agent reports as its own.
 	Version string
 	// Hostname is reported for people.

@@ -304,8 +304,11 @@ func (a *Agent) assemble(ctx context.Context) error {
 		Changed: a.session.Nudge,
 		Answers: semaphore.NewWeighted(payloads),
 		Region:  a.cfg.Region,
-		Roles:   a.roles,
-		Log:     a.cfg.Log,
+
+		Unlimited: a.cfg.FixedLimits,
+		Crowded:   func() bool { return a.sampler.HostFull() },
+		Roles:     a.roles,
+		Log:       a.cfg.Log,
 
 		Credentials: withCredentials,
 	})

@@ -24,7 +24,7 @@ func refused(reason agent.Reason) error {
 // toStatus is the table from our errors to gRPC's.
 func toStatus(err error) error {
 	if r, ok := errors.AsType[*runtimeapi.RefusedError](err); ok {
-		return refusal(r.Verdict)
+		return refusal(r.Verdict, r.Load)
 	}
 	if _, ok := status.FromError(err); ok {
 		return err
@@ -39,8 +39,8 @@ func toStatus(err error) error {
 }
 
 // refusal carries a verdict over the wire.
-func refusal(v agent.Verdict) error {
-	detail := &invokev1.Refusal{Reason: reasonToProto(v.Reason)}
+func refusal(v agent.Verdict, l agent.Load) error {
+	detail := &invokev1.Refusal{Reason: reasonToProto(v.Reason), Load: loadToProto(l)}
 	if v.RetryAfter > 0 {
 		detail.RetryAfter = durationpb.New(v.RetryAfter)
 	}
@@ -49,6 +49,18 @@ func refusal(v agent.Verdict) error {
 		panic(err) // our own message
 	}
 	return s.Err()
+}
+
+// loadToProto is nil where there is no environment.
+func loadToProto(l agent.Load) *invokev1.Load {
+	if l == (agent.Load{}) {
+		return nil
+	}
+	return &invokev1.Load{
+		InFlight:    int32(l.InFlight),    //nolint:gosec // at most 1600
+		Limit:       int32(l.Limit),       //nolint:gosec // at most 1600
+		CpuPermille: int32(l.CPUPermille), //nolint:gosec // a machine's cores
+	}
 }
 
 func reasonToProto(r agent.Reason) invokev1.RefusalReason {

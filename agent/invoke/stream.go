@@ -37,5 +37,5 @@ func sendStream(stream grpc.BidiStreamingServer[invokev1.InvokeStreamRequest, in
 
 // end is what every answer ends with.
 func end(out *agent.Outcome) *invokev1.ResponseEnd {
-	return &invokev1.ResponseEnd{Duration: durationpb.New(out.Duration), LogTail: out.LogTail}
+	return &invokev1.ResponseEnd{Duration: durationpb.New(out.Duration), LogTail: out.LogTail, Load: loadToProto(out.Load)}
 }

@@ -30,6 +30,8 @@ type Incarnation struct {
 	Phase   Phase
 	// Adopted says that it was started by an agent process before this one.
 	Adopted bool
+	// Worn is why it should be replaced although it runs; empty if it should not.
+	Worn string
 }
 
 // View is one environment, as Decide sees it.
@@ -41,6 +43,9 @@ type View struct {
 	Draining bool
 	// RetryAt is the earliest moment for the next start.
 	RetryAt time.Time
+	// Crowded says that the instance has no memory to spare: one that is worn ends
+	// before its successor starts, where else the successor comes first.
+	Crowded bool
 	// Incarnations, oldest first.
 	Incarnations []Incarnation
 }
@@ -79,10 +84,10 @@ func Decide(views []View, now time.Time) (actions []Action, wake time.Time) {
 	views = slices.SortedFunc(slices.Values(views), func(a, b View) int { return cmp.Compare(a.Environment, b.Environment) })
 	for _, v := range views {
 		actions = append(actions, retirements(v)...)
-		switch fresh := latest(v, func(i Incarnation) bool { return !i.Adopted && i.Phase != PhaseEnding }); {
+		switch fresh := latest(v, func(i Incarnation) bool { return !i.Adopted && i.Worn == "" && i.Phase != PhaseEnding }); {
 		case !v.Wanted && len(v.Incarnations) == 0:
 			actions = append(actions, Action{Verb: VerbForget, Environment: v.Environment, Reason: "not wanted"})
-		case !v.Wanted || v.Draining || fresh != nil:
+		case !v.Wanted || v.Draining || fresh != nil || v.Crowded && worn(v) != nil:
 		case now.Before(v.RetryAt):
 			if wake.IsZero() || v.RetryAt.Before(wake) {
 				wake = v.RetryAt
@@ -98,12 +103,20 @@ func startReason(v View) string {
 	if slices.ContainsFunc(v.Incarnations, func(i Incarnation) bool { return i.Adopted }) {
 		return "replaces one from before the restart"
 	}
+	if in := worn(v); in != nil {
+		return "replaces one that is worn: " + in.Worn
+	}
 	return "wanted"
+}
+
+// worn is the newest incarnation that should be replaced, if there is one.
+func worn(v View) *Incarnation {
+	return latest(v, func(i Incarnation) bool { return i.Worn != "" })
 }
 
 // retirements ends every incarnation that has served its purpose.
 func retirements(v View) []Action {
-	newest := latest(v, func(i Incarnation) bool { return !i.Adopted && i.Phase == PhaseReady })
+	newest := latest(v, func(i Incarnation) bool { return !i.Adopted && i.Worn == "" && i.Phase == PhaseReady })
 	var actions []Action
 	for _, in := range v.Incarnations {
 		if reason := retireReason(v, in, newest); reason != "" {
@@ -126,6 +139,8 @@ func retireReason(v View, in Incarnation, newest *Incarnation) string {
 		return "draining before it was ready"
 	case replaced:
 		return "replaced"
+	case in.Worn != "" && v.Crowded:
+		return "worn, and the instance has no memory for two: " + in.Worn
 	}
 	return ""
 }

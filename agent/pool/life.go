@@ -44,8 +44,10 @@ func (p *Pool) incarnateLocked(ctx context.Context, id sandbox.ID, a agent.Assig
 		exited:     make(chan struct{}),
 		phase:      PhaseStarting,
 	}
+	e := p.environmentLocked(a)
 	api := runtimeapi.Config{
 		Environment: a.Environment, Concurrency: max(1, a.MaxConcurrency), CPU: a.Limits.CPU, Answers: p.cfg.Answers, Log: p.cfg.Log,
+		PerInvoke: e.learnedLocked(), Unlimited: p.cfg.Unlimited, Worn: p.wake,
 		Function: runtimeapi.Function{Name: a.FunctionName, Version: a.Version, Handler: a.Handler, AccountID: accountID(a.FunctionARN)},
 	}
 	if a.OnDemand {
@@ -58,7 +60,6 @@ func (p *Pool) incarnateLocked(ctx context.Context, id sandbox.ID, a agent.Assig
 	in.token = p.newToken(a)
 	p.grant(in, tokenHash(in.token))
 	p.sandboxes[id] = in
-	e := p.environmentLocked(a)
 	e.incarnations = append(e.incarnations, in)
 	e.sandbox = id
 	return in, ctx
@@ -352,15 +353,13 @@ func (p *Pool) markEnded(in *incarnation, err error) (failures int, unexpected b
 	return e.failures, true
 }
 
-// dispose lets what runs finish, ends the sandbox and removes it, however often
+// dispose lets what runs finish, but for code that ran past its deadline, ends the sandbox and removes it, however often
 // it takes.
 func (p *Pool) dispose(ctx context.Context, in *incarnation) {
-	if !p.hasOverrun(in) {
-		settle, cancel := context.WithTimeoutCause(ctx, in.assignment.Timeout+time.Second, errNotSettled)
-		defer cancel()
-		if err := in.api.Settle(settle); err != nil && ctx.Err() == nil {
-			p.cfg.Log.WarnContext(ctx, "environment is ended with invokes running", "environment", string(in.assignment.Environment), "err", err)
-		}
+	settle, cancel := context.WithTimeoutCause(ctx, in.assignment.Timeout+time.Second, errNotSettled)
+	defer cancel()
+	if err := in.api.Settle(settle); err != nil && ctx.Err() == nil {
+		p.cfg.Log.WarnContext(ctx, "environment is ended with invokes running", "environment", string(in.assignment.Environment), "err", err)
 	}
 	p.shutdown(ctx, in)
 	for wait := firstBackoff; ; wait = min(2*wait, lastBackoff) {
@@ -387,7 +386,6 @@ func (p *Pool) dispose(ctx context.Context, in *incarnation) {
 func (p *Pool) overran(in *incarnation) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	in.overran = true
 	if in.phase == PhaseEnding {
 		return
 	}
@@ -396,18 +394,16 @@ func (p *Pool) overran(in *incarnation) {
 	p.updateLocked(time.Now())
 }
 
-func (p *Pool) hasOverrun(in *incarnation) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return in.overran
-}
-
 func (p *Pool) gone(in *incarnation) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	in.retire(errRetired)
 	delete(p.sandboxes, in.id)
 	e := p.environments[in.assignment.Environment]
+	e.refused = e.refused.Plus(in.api.Refusals())
+	if n := in.api.PerInvoke(); n > 0 {
+		e.perInvoke = n
+	}
 	e.incarnations = slices.DeleteFunc(e.incarnations, func(i *incarnation) bool { return i == in })
 	p.cfg.Output.forget(in.id)
 	p.updateLocked(time.Now())

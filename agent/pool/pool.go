@@ -107,6 +107,11 @@ type Config struct {
 	// Answers is the memory that all environments receive large answers into; nil
 	// means any.
 	Answers runtimeapi.Memory
+	// Unlimited admits up to the configured concurrency, whatever CPU, memory and
+	// disk say.
+	Unlimited bool
+	// Crowded says that the instance has no memory to spare. Optional.
+	Crowded func() bool
 	// Starts is how many sandboxes are created at once; zero means 4.
 	Starts int
 	Log    *slog.Logger
@@ -144,6 +149,10 @@ type environment struct {
 	state              agent.EnvironmentState
 	since              time.Time
 	sandbox            sandbox.ID
+	// refused counts what incarnations that are gone refused, perInvoke is what
+	// the last of them learned.
+	refused   agent.Refusals
+	perInvoke agent.Bytes
 }
 
 // incarnation is one sandbox. Its goroutine owns it; the fields below the line
@@ -171,9 +180,6 @@ type incarnation struct {
 	// exited when all have and the sandbox has stopped.
 	fallen, exited chan struct{}
 
-	// overran says that an invocation ran beyond its deadline and is not worth
-	// waiting for.
-	overran   bool
 	phase     Phase
 	readyAt   time.Time
 	exit      runtimeapi.Exit
@@ -189,6 +195,9 @@ type incarnation struct {
 func New(cfg Config) *Pool {
 	if cfg.Starts == 0 {
 		cfg.Starts = defaultStarts
+	}
+	if cfg.Crowded == nil {
+		cfg.Crowded = func() bool { return false }
 	}
 	if cfg.Changed == nil {
 		cfg.Changed = func() {}
@@ -311,9 +320,9 @@ func (p *Pool) act(ctx context.Context, workers *sync.WaitGroup) ([]Action, time
 func (p *Pool) viewsLocked() []View {
 	views := make([]View, 0, len(p.environments))
 	for id, e := range p.environments {
-		v := View{Environment: id, Wanted: e.wanted, Draining: e.draining, RetryAt: e.retryAt}
+		v := View{Environment: id, Wanted: e.wanted, Draining: e.draining, RetryAt: e.retryAt, Crowded: p.cfg.Crowded()}
 		for _, in := range e.incarnations {
-			v.Incarnations = append(v.Incarnations, Incarnation{Sandbox: in.id, Phase: in.phase, Adopted: in.adopted})
+			v.Incarnations = append(v.Incarnations, Incarnation{Sandbox: in.id, Phase: in.phase, Adopted: in.adopted, Worn: string(in.api.Replace())})
 		}
 		views = append(views, v)
 	}
@@ -337,6 +346,11 @@ func (p *Pool) updateLocked(now time.Time) {
 	}
 	p.cfg.Publish(table)
 	p.cfg.Changed()
+	p.wake()
+}
+
+// wake has the loop look again.
+func (p *Pool) wake() {
 	select {
 	case p.nudge <- struct{}{}:
 	default:

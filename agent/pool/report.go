@@ -69,10 +69,21 @@ func (p *Pool) Statuses() []agent.EnvironmentStatus {
 			s.Heat.Overrun += in.api.Overrun()
 			s.Heat.Refusals = s.Heat.Refusals.Plus(in.api.Refusals())
 		}
+		s.Heat.Refusals = s.Heat.Refusals.Plus(e.refused)
 		statuses = append(statuses, s)
 	}
 	slices.SortFunc(statuses, func(a, b agent.EnvironmentStatus) int { return cmp.Compare(a.Environment, b.Environment) })
 	return statuses
+}
+
+// learnedLocked is how much memory an invocation takes, as far as it was seen.
+func (e *environment) learnedLocked() agent.Bytes {
+	for _, in := range slices.Backward(e.incarnations) {
+		if n := in.api.PerInvoke(); n > 0 {
+			return n
+		}
+	}
+	return e.perInvoke
 }
 
 // Live is one sandbox that exists, for whoever measures it.

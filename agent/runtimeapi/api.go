@@ -87,6 +87,9 @@ type Config struct {
 	PerInvoke agent.Bytes
 	// Unlimited switches off every limit but Concurrency.
 	Unlimited bool
+	// Worn, if set, is told when what Replace returns has changed. It must not
+	// block.
+	Worn func()
 	// Grace is how long an admitted invocation waits for a pending /next before
 	// it is refused; zero means 100 ms.
 	Grace time.Duration

@@ -21,6 +21,8 @@ type RefusedError struct {
 	RequestID   string
 	Environment agent.EnvironmentID
 	Verdict     agent.Verdict
+	// Load is how busy the environment is; zero when there is none.
+	Load agent.Load
 }
 
 // Error implements error.

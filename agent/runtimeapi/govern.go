@@ -69,6 +69,9 @@ func (a *API) Observe(u admit.Usage) {
 	a.perInvoke.Store(int64(a.governor.PerInvoke()))
 	if r := a.governor.Replace(); r != a.replace.Load() {
 		a.replace.Store(r)
+		if a.cfg.Worn != nil {
+			a.cfg.Worn()
+		}
 	}
 }
 

@@ -96,6 +96,7 @@ func (a *API) await(x *invocation) agent.Outcome {
 	}
 	out := failed("Sandbox.Timedout", timedOut(x))
 	out.Duration = time.Since(handed)
+	out.Load = a.Load()
 	if a.cfg.TimedOut != nil {
 		a.cfg.TimedOut()
 	}
@@ -134,6 +135,7 @@ func (a *API) pass(x *invocation, out agent.Outcome) bool {
 	a.release()
 	out.Duration = time.Since(x.handed)
 	a.answered(out.Duration)
+	out.Load = a.Load()
 	if x.stream != nil {
 		return x.stream.finish(out)
 	}
@@ -145,5 +147,5 @@ func (a *API) pass(x *invocation, out agent.Outcome) bool {
 }
 
 func (a *API) refusal(inv agent.Invocation, v agent.Verdict) error {
-	return &RefusedError{RequestID: inv.RequestID, Environment: a.cfg.Environment, Verdict: v}
+	return &RefusedError{RequestID: inv.RequestID, Environment: a.cfg.Environment, Verdict: v, Load: a.Load()}
 }

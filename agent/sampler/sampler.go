@@ -112,6 +112,7 @@ type Sampler struct {
 	environments map[agent.EnvironmentID]agent.EnvironmentHeat
 	hostHeat     agent.HostHeat
 	hostStalled  Stalls
+	hostFull     bool
 }
 
 // New returns a sampler that has measured nothing yet.
@@ -139,6 +140,13 @@ func (s *Sampler) Host() agent.HostHeat {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.hostHeat
+}
+
+// HostFull says that the instance has too little memory left for anything new.
+func (s *Sampler) HostFull() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.hostFull
 }
 
 // HostStalled is how long tasks of the instance have waited so far.
@@ -225,7 +233,7 @@ func (s *Sampler) publish(host agent.HostHeat) {
 		heat.ThrottledPermille = max(heat.ThrottledPermille, g.heat.ThrottledPermille)
 		s.environments[t.Environment] = heat
 	}
-	s.hostHeat, s.hostStalled = host, s.host.last.Stalled
+	s.hostHeat, s.hostStalled, s.hostFull = host, s.host.last.Stalled, s.host.short
 }
 
 // gauge returns the gauge of a sandbox, which has no reader while its cgroup

@@ -212,6 +212,14 @@ func statusToProto(e agent.EnvironmentStatus) *agentv1.EnvironmentReport {
 		UsedMilliCpu:    int64(e.Heat.CPU),
 		UsedMemoryBytes: int64(e.Heat.Memory),
 		UsedTmpBytes:    int64(e.Heat.Tmp),
+		Limit:           int32(e.Heat.Limit),   //nolint:gosec // at most MaxConcurrency
+		OverrunSlots:    int32(e.Heat.Overrun), //nolint:gosec // at most MaxConcurrency
+
+		CpuThrottledPermille: int32(e.Heat.ThrottledPermille), //nolint:gosec // at most 1000
+		Refusals: &agentv1.Refusals{
+			Concurrency: e.Heat.Refusals.Concurrency, Cpu: e.Heat.Refusals.CPU,
+			Memory: e.Heat.Refusals.Memory, Disk: e.Heat.Refusals.Disk,
+		},
 	}
 }
 

@@ -93,6 +93,7 @@ func register(fs *flag.FlagSet) *flags {
 	fs.StringVar(&c.Listen, "listen", "", "loopback `HOST:PORT` for gRPC health and reflection; empty means none")
 	fs.StringVar(&c.MetricsListen, "metrics-listen", "", "loopback `HOST:PORT` for /metrics, /healthz and /readyz; empty means none")
 	fs.DurationVar(&c.DrainTimeout, "drain-timeout", 15*time.Minute, "how long invokes may run on after SIGTERM")
+	fs.BoolVar(&c.FixedLimits, "fixed-limits", false, "admit up to the configured concurrency whatever CPU, memory and disk say; to measure what that does")
 	fs.StringVar(&c.OTLPEndpoint, "otlp-endpoint", "", "`URL` of the OpenTelemetry collector that gets spans and functions' logs by gRPC, http://HOST:PORT or https://HOST:PORT; empty means none")
 	fs.BoolVar(&f.check, "check", false, "check the flags and exit")
 	fs.BoolVar(&f.version, "version", false, "print the version and exit")

@@ -143,25 +143,32 @@ func environment(e controlplane.Environment, zone controlplane.Zone) *operatorv1
 	if state == "" {
 		state = controlplane.EnvironmentUnknown
 	}
-	return &operatorv1.Environment{
-		Id:               string(e.ID),
-		Function:         string(e.Function),
-		Version:          string(e.Qualifier),
-		CapacityProvider: string(e.Provider),
-		Instance:         string(e.Instance),
-		Zone:             string(zone),
-		State:            string(state),
-		Reason:           reason(e),
-		InFlight:         toInt32(e.Heat.InFlight),
-		MaxConcurrency:   toInt32(e.MaxConcurrency),
-		UsedMilliCpu:     int64(e.Heat.CPU),
-		LimitMilliCpu:    int64(e.Size.CPU),
-		UsedMemoryBytes:  int64(e.Heat.Memory),
-		LimitMemoryBytes: int64(e.Size.Memory),
-		UsedTmpBytes:     int64(e.Heat.Tmp),
-		SandboxId:        e.Sandbox,
-		Since:            timestamp(e.Since),
+	out := &operatorv1.Environment{
+		Id:                   string(e.ID),
+		Function:             string(e.Function),
+		Version:              string(e.Qualifier),
+		CapacityProvider:     string(e.Provider),
+		Instance:             string(e.Instance),
+		Zone:                 string(zone),
+		State:                string(state),
+		Reason:               reason(e),
+		InFlight:             toInt32(e.Heat.InFlight),
+		MaxConcurrency:       toInt32(e.MaxConcurrency),
+		UsedMilliCpu:         int64(e.Heat.CPU),
+		LimitMilliCpu:        int64(e.Size.CPU),
+		UsedMemoryBytes:      int64(e.Heat.Memory),
+		LimitMemoryBytes:     int64(e.Size.Memory),
+		UsedTmpBytes:         int64(e.Heat.Tmp),
+		Limit:                toInt32(e.Heat.Limit),
+		OverrunSlots:         toInt32(e.Heat.Overrun),
+		CpuThrottledPermille: toInt32(e.Heat.ThrottledPermille),
+		SandboxId:            e.Sandbox,
+		Since:                timestamp(e.Since),
 	}
+	if r := e.Heat.Refusals; r != (controlplane.Refusals{}) {
+		out.Refusals = &operatorv1.EnvironmentRefusals{Concurrency: r.Concurrency, Cpu: r.CPU, Memory: r.Memory, Disk: r.Disk}
+	}
+	return out
 }
 
 func reason(e controlplane.Environment) string {

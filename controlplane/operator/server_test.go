@@ -34,6 +34,9 @@ type world struct {
 	err       error
 	drained   []controlplane.InstanceID
 	validFor  time.Duration
+	// printed are the logs of instances.
+	printed  *printed
+	stopping chan struct{}
 }
 
 func (w *world) Snapshots(context.Context) ([]controlplane.Snapshot, error) {
@@ -85,13 +88,13 @@ func newWorld() *world {
 		}
 	}
 	hot := env("e-3", "hello", "2", "i-1")
-	hot.Heat = controlplane.EnvironmentHeat{InFlight: 3, CPU: 250, Memory: 100 << 20, Tmp: 4096}
+	hot.Heat = controlplane.EnvironmentHeat{InFlight: 3, CPU: 250, Memory: 100 << 20, Tmp: 4096, Limit: 6, Overrun: 1, ThrottledPermille: 90, Refusals: controlplane.Refusals{CPU: 7, Disk: 2}}
 	hot.Sandbox = "s-3"
 	failed := env("e-1", "broken", "1", "i-2")
 	failed.State, failed.ReasonCode, failed.Reason = controlplane.EnvironmentFailed, "FunctionError.RuntimeInitError", "exit status 1"
 	unheard := env("e-5", "hello", "2", "i-2")
 	unheard.State, unheard.Since = "", time.Time{}
-	return &world{snapshots: []controlplane.Snapshot{
+	return &world{printed: &printed{}, snapshots: []controlplane.Snapshot{
 		{Provider: controlplane.CapacityProvider{Name: "green"}, Instances: []controlplane.Instance{
 			{ID: "i-7", Provider: "green", Zone: "a", State: controlplane.InstanceTerminating, Size: size},
 			{ID: "i-8", Provider: "green", Zone: "a", State: controlplane.InstanceDraining, Size: size},
@@ -131,7 +134,9 @@ func client(t *testing.T, w *world) (operatorv1.OperatorServiceClient, *strings.
 	var logged strings.Builder
 	lis := bufconn.Listen(1 << 16)
 	srv := grpc.NewServer()
-	operatorv1.RegisterOperatorServiceServer(srv, operator.New(w, w, w, slog.New(slog.NewTextHandler(&logged, nil))))
+	operatorv1.RegisterOperatorServiceServer(srv, operator.New(operator.Config{
+		State: w, Drainer: w, Tokens: w, Logs: w, Stopping: w.stopping, Log: slog.New(slog.NewTextHandler(&logged, nil)),
+	}))
 	var running sync.WaitGroup
 	running.Go(func() {
 		if err := srv.Serve(lis); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
@@ -233,6 +238,7 @@ func TestEnvironmentTellsItsHeat(t *testing.T) {
 		Id: "e-3", Function: "hello", Version: "2", CapacityProvider: "blue", Instance: "i-1", Zone: "b", State: "Ready",
 		InFlight: 3, MaxConcurrency: 8, UsedMilliCpu: 250, LimitMilliCpu: 500, UsedMemoryBytes: 100 << 20,
 		LimitMemoryBytes: 1 << 30, UsedTmpBytes: 4096, SandboxId: "s-3", Since: timestamppb.New(noon),
+		Limit: 6, OverrunSlots: 1, CpuThrottledPermille: 90, Refusals: &operatorv1.EnvironmentRefusals{Cpu: 7, Disk: 2},
 	}
 	if d := cmp.Diff(want, resp.GetEnvironments()[1], protocmp.Transform()); d != "" {
 		t.Error(d)

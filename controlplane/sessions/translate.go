@@ -75,6 +75,12 @@ func fromEnvironmentReport(e *agentv1.EnvironmentReport) controlplane.Environmen
 			CPU:      controlplane.MilliCPU(amount(e.GetUsedMilliCpu(), maxAmount)),
 			Memory:   controlplane.Bytes(amount(e.GetUsedMemoryBytes(), maxAmount)),
 			Tmp:      controlplane.Bytes(amount(e.GetUsedTmpBytes(), maxAmount)),
+
+			ThrottledPermille: int(amount(e.GetCpuThrottledPermille(), 1000)),
+			Refusals: controlplane.Refusals{
+				Concurrency: amount(e.GetRefusals().GetConcurrency(), maxAmount), CPU: amount(e.GetRefusals().GetCpu(), maxAmount),
+				Memory: amount(e.GetRefusals().GetMemory(), maxAmount), Disk: amount(e.GetRefusals().GetDisk(), maxAmount),
+			},
 		},
 	}
 	if e.GetSince().IsValid() {

@@ -72,7 +72,8 @@ func (*control) ListEnvironments(_ context.Context, req *operatorv1.ListEnvironm
 	return &operatorv1.ListEnvironmentsResponse{Environments: []*operatorv1.Environment{
 		{
 			Id: "e-01", Function: "hello", Version: "1", CapacityProvider: "blue", Instance: "i-0a", Zone: "subnet-a", State: "Ready",
-			InFlight: 5, MaxConcurrency: 32, UsedMilliCpu: 125, LimitMilliCpu: 250, UsedMemoryBytes: 100<<20 + 300<<10,
+			InFlight: 5, MaxConcurrency: 32, Limit: 6, OverrunSlots: 1, CpuThrottledPermille: 90,
+			Refusals: &operatorv1.EnvironmentRefusals{Cpu: 7, Memory: 1}, UsedMilliCpu: 125, LimitMilliCpu: 250, UsedMemoryBytes: 100<<20 + 300<<10,
 			LimitMemoryBytes: 512 << 20, UsedTmpBytes: 4096, SandboxId: "s-1", Since: timestamppb.New(now.Add(-3 * time.Hour)),
 		},
 		{

@@ -56,7 +56,7 @@ func (a *app) ps(ctx context.Context, req *operatorv1.ListEnvironmentsRequest) e
 		t.row(e.GetFunction(), e.GetVersion(), e.GetId(), e.GetState(), e.GetInstance(), orDash(e.GetZone()),
 			percent(e.GetUsedMilliCpu(), e.GetLimitMilliCpu()),
 			amount(e.GetUsedMemoryBytes(), e.GetLimitMemoryBytes()),
-			fmt.Sprintf("%d/%d", e.GetInFlight(), e.GetMaxConcurrency()),
+			slots(e),
 			bytes(e.GetUsedTmpBytes()), a.age(e.GetSince()))
 	}
 	if err := t.print(a.env.Stdout); err != nil {
@@ -74,6 +74,20 @@ func (a *app) ps(ctx context.Context, req *operatorv1.ListEnvironmentsRequest) e
 	return nil
 }
 
+// slots is what is in flight of what is admitted: "5/32"; with the configured
+// number when fewer are admitted now, "4/4 of 32"; and with slots held by code
+// that ran past its deadline, "8/8 (8 overrun)".
+func slots(e *operatorv1.Environment) string {
+	text := fmt.Sprintf("%d/%d", e.GetInFlight(), e.GetMaxConcurrency())
+	if limit := e.GetLimit(); limit > 0 && limit < e.GetMaxConcurrency() {
+		text = fmt.Sprintf("%d/%d of %d", e.GetInFlight(), limit, e.GetMaxConcurrency())
+	}
+	if n := e.GetOverrunSlots(); n > 0 {
+		text += fmt.Sprintf(" (%d overrun)", n)
+	}
+	return text
+}
+
 // printable is text without what could steer a terminal: a reason ends with what
 // the function printed.
 func printable(text string) string {
@@ -87,23 +101,35 @@ func printable(text string) string {
 
 // environmentJSON is one element of what "hearth ps -o json" prints.
 type environmentJSON struct {
-	ID               string     `json:"id"`
-	Function         string     `json:"function"`
-	Version          string     `json:"version"`
-	CapacityProvider string     `json:"capacity_provider"`
-	Instance         string     `json:"instance"`
-	Zone             string     `json:"zone"`
-	State            string     `json:"state"`
-	Reason           string     `json:"reason,omitempty"`
-	InFlight         int32      `json:"in_flight"`
-	MaxConcurrency   int32      `json:"max_concurrency"`
-	UsedMilliCPU     int64      `json:"used_milli_cpu"`
-	LimitMilliCPU    int64      `json:"limit_milli_cpu"`
-	UsedMemoryBytes  int64      `json:"used_memory_bytes"`
-	LimitMemoryBytes int64      `json:"limit_memory_bytes"`
-	UsedTmpBytes     int64      `json:"used_tmp_bytes"`
-	SandboxID        string     `json:"sandbox_id,omitempty"`
-	Since            *time.Time `json:"since,omitempty"`
+	ID                string     `json:"id"`
+	Function          string     `json:"function"`
+	Version           string     `json:"version"`
+	CapacityProvider  string     `json:"capacity_provider"`
+	Instance          string     `json:"instance"`
+	Zone              string     `json:"zone"`
+	State             string     `json:"state"`
+	Reason            string     `json:"reason,omitempty"`
+	InFlight          int32      `json:"in_flight"`
+	MaxConcurrency    int32      `json:"max_concurrency"`
+	Limit             int32      `json:"limit"`
+	OverrunSlots      int32      `json:"overrun_slots"`
+	UsedMilliCPU      int64      `json:"used_milli_cpu"`
+	LimitMilliCPU     int64      `json:"limit_milli_cpu"`
+	UsedMemoryBytes   int64      `json:"used_memory_bytes"`
+	LimitMemoryBytes  int64      `json:"limit_memory_bytes"`
+	UsedTmpBytes      int64      `json:"used_tmp_bytes"`
+	ThrottledPermille int32      `json:"cpu_throttled_permille"`
+	Refusals          refusals   `json:"refusals"`
+	SandboxID         string     `json:"sandbox_id,omitempty"`
+	Since             *time.Time `json:"since,omitempty"`
+}
+
+// refusals are refused invokes by reason.
+type refusals struct {
+	Concurrency int64 `json:"concurrency"`
+	CPU         int64 `json:"cpu"`
+	Memory      int64 `json:"memory"`
+	Disk        int64 `json:"disk"`
 }
 
 func toEnvironmentJSON(e *operatorv1.Environment) environmentJSON {
@@ -114,5 +140,10 @@ func toEnvironmentJSON(e *operatorv1.Environment) environmentJSON {
 		UsedMilliCPU: e.GetUsedMilliCpu(), LimitMilliCPU: e.GetLimitMilliCpu(),
 		UsedMemoryBytes: e.GetUsedMemoryBytes(), LimitMemoryBytes: e.GetLimitMemoryBytes(),
 		UsedTmpBytes: e.GetUsedTmpBytes(), SandboxID: e.GetSandboxId(), Since: moment(e.GetSince()),
+		Limit: e.GetLimit(), OverrunSlots: e.GetOverrunSlots(), ThrottledPermille: e.GetCpuThrottledPermille(),
+		Refusals: refusals{
+			Concurrency: e.GetRefusals().GetConcurrency(), CPU: e.GetRefusals().GetCpu(),
+			Memory: e.GetRefusals().GetMemory(), Disk: e.GetRefusals().GetDisk(),
+		},
 	}
 }

@@ -589,7 +589,17 @@ type Environment struct {
 	// The container that serves it.
 	SandboxId string `protobuf:"bytes,16,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
 	// Since when it is in its state.
-	Since         *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=since,proto3" json:"since,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=since,proto3" json:"since,omitempty"`
+	// How many invokes it admits at once now: max_concurrency, or less while its
+	// CPU, memory or disk does not allow for as many; 0 also when not known.
+	Limit int32 `protobuf:"varint,18,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Slots held by code that ran past its deadline; part of in_flight.
+	OverrunSlots int32 `protobuf:"varint,19,opt,name=overrun_slots,json=overrunSlots,proto3" json:"overrun_slots,omitempty"`
+	// The part of the last second in which it wanted CPU and its quota was used up,
+	// thousandths.
+	CpuThrottledPermille int32 `protobuf:"varint,20,opt,name=cpu_throttled_permille,json=cpuThrottledPermille,proto3" json:"cpu_throttled_permille,omitempty"`
+	// Invokes refused since its container was started, by reason.
+	Refusals      *EnvironmentRefusals `protobuf:"bytes,21,opt,name=refusals,proto3" json:"refusals,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -743,6 +753,107 @@ func (x *Environment) GetSince() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Environment) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *Environment) GetOverrunSlots() int32 {
+	if x != nil {
+		return x.OverrunSlots
+	}
+	return 0
+}
+
+func (x *Environment) GetCpuThrottledPermille() int32 {
+	if x != nil {
+		return x.CpuThrottledPermille
+	}
+	return 0
+}
+
+func (x *Environment) GetRefusals() *EnvironmentRefusals {
+	if x != nil {
+		return x.Refusals
+	}
+	return nil
+}
+
+// EnvironmentRefusals counts refused invokes.
+type EnvironmentRefusals struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Every slot was taken.
+	Concurrency int64 `protobuf:"varint,1,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
+	// Its CPU time was used up.
+	Cpu int64 `protobuf:"varint,2,opt,name=cpu,proto3" json:"cpu,omitempty"`
+	// Its memory did not suffice.
+	Memory int64 `protobuf:"varint,3,opt,name=memory,proto3" json:"memory,omitempty"`
+	// Its /tmp or the host's disk was full.
+	Disk          int64 `protobuf:"varint,4,opt,name=disk,proto3" json:"disk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnvironmentRefusals) Reset() {
+	*x = EnvironmentRefusals{}
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnvironmentRefusals) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnvironmentRefusals) ProtoMessage() {}
+
+func (x *EnvironmentRefusals) ProtoReflect() protoreflect.Message {
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnvironmentRefusals.ProtoReflect.Descriptor instead.
+func (*EnvironmentRefusals) Descriptor() ([]byte, []int) {
+	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *EnvironmentRefusals) GetConcurrency() int64 {
+	if x != nil {
+		return x.Concurrency
+	}
+	return 0
+}
+
+func (x *EnvironmentRefusals) GetCpu() int64 {
+	if x != nil {
+		return x.Cpu
+	}
+	return 0
+}
+
+func (x *EnvironmentRefusals) GetMemory() int64 {
+	if x != nil {
+		return x.Memory
+	}
+	return 0
+}
+
+func (x *EnvironmentRefusals) GetDisk() int64 {
+	if x != nil {
+		return x.Disk
+	}
+	return 0
+}
+
 // DrainInstanceRequest names the instance.
 type DrainInstanceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -754,7 +865,7 @@ type DrainInstanceRequest struct {
 
 func (x *DrainInstanceRequest) Reset() {
 	*x = DrainInstanceRequest{}
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[6]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +877,7 @@ func (x *DrainInstanceRequest) String() string {
 func (*DrainInstanceRequest) ProtoMessage() {}
 
 func (x *DrainInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[6]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +890,7 @@ func (x *DrainInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainInstanceRequest.ProtoReflect.Descriptor instead.
 func (*DrainInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{6}
+	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DrainInstanceRequest) GetInstance() string {
@@ -798,7 +909,7 @@ type DrainInstanceResponse struct {
 
 func (x *DrainInstanceResponse) Reset() {
 	*x = DrainInstanceResponse{}
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[7]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -810,7 +921,7 @@ func (x *DrainInstanceResponse) String() string {
 func (*DrainInstanceResponse) ProtoMessage() {}
 
 func (x *DrainInstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[7]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -823,7 +934,7 @@ func (x *DrainInstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainInstanceResponse.ProtoReflect.Descriptor instead.
 func (*DrainInstanceResponse) Descriptor() ([]byte, []int) {
-	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{7}
+	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{8}
 }
 
 // UndrainInstanceRequest names the instance.
@@ -837,7 +948,7 @@ type UndrainInstanceRequest struct {
 
 func (x *UndrainInstanceRequest) Reset() {
 	*x = UndrainInstanceRequest{}
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[8]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -849,7 +960,7 @@ func (x *UndrainInstanceRequest) String() string {
 func (*UndrainInstanceRequest) ProtoMessage() {}
 
 func (x *UndrainInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[8]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -862,7 +973,7 @@ func (x *UndrainInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainInstanceRequest.ProtoReflect.Descriptor instead.
 func (*UndrainInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{8}
+	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UndrainInstanceRequest) GetInstance() string {
@@ -881,7 +992,7 @@ type UndrainInstanceResponse struct {
 
 func (x *UndrainInstanceResponse) Reset() {
 	*x = UndrainInstanceResponse{}
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[9]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -893,7 +1004,7 @@ func (x *UndrainInstanceResponse) String() string {
 func (*UndrainInstanceResponse) ProtoMessage() {}
 
 func (x *UndrainInstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[9]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -906,7 +1017,7 @@ func (x *UndrainInstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainInstanceResponse.ProtoReflect.Descriptor instead.
 func (*UndrainInstanceResponse) Descriptor() ([]byte, []int) {
-	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{9}
+	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{10}
 }
 
 // CreateJoinTokenRequest says what the token is for.
@@ -922,7 +1033,7 @@ type CreateJoinTokenRequest struct {
 
 func (x *CreateJoinTokenRequest) Reset() {
 	*x = CreateJoinTokenRequest{}
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[10]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -934,7 +1045,7 @@ func (x *CreateJoinTokenRequest) String() string {
 func (*CreateJoinTokenRequest) ProtoMessage() {}
 
 func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[10]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -947,7 +1058,7 @@ func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{10}
+	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateJoinTokenRequest) GetCapacityProvider() string {
@@ -977,7 +1088,7 @@ type CreateJoinTokenResponse struct {
 
 func (x *CreateJoinTokenResponse) Reset() {
 	*x = CreateJoinTokenResponse{}
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[11]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -989,7 +1100,7 @@ func (x *CreateJoinTokenResponse) String() string {
 func (*CreateJoinTokenResponse) ProtoMessage() {}
 
 func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[11]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1002,7 +1113,7 @@ func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenResponse) Descriptor() ([]byte, []int) {
-	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{11}
+	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateJoinTokenResponse) GetToken() string {
@@ -1043,7 +1154,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[12]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +1166,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[12]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +1179,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{12}
+	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LogsRequest) GetFunction() string {
@@ -1134,7 +1245,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[13]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1146,7 +1257,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[13]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1159,7 +1270,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{13}
+	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LogsResponse) GetLines() []*LogLine {
@@ -1201,7 +1312,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[14]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1213,7 +1324,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_hearth_operator_v1_operator_proto_msgTypes[14]
+	mi := &file_hearth_operator_v1_operator_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1226,7 +1337,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{14}
+	return file_hearth_operator_v1_operator_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LogLine) GetTime() *timestamppb.Timestamp {
@@ -1320,7 +1431,7 @@ const file_hearth_operator_v1_operator_proto_rawDesc = "" +
 	"\bfunction\x18\x02 \x01(\tR\bfunction\x12\x1a\n" +
 	"\binstance\x18\x03 \x01(\tR\binstance\"_\n" +
 	"\x18ListEnvironmentsResponse\x12C\n" +
-	"\fenvironments\x18\x01 \x03(\v2\x1f.hearth.operator.v1.EnvironmentR\fenvironments\"\xc3\x04\n" +
+	"\fenvironments\x18\x01 \x03(\v2\x1f.hearth.operator.v1.EnvironmentR\fenvironments\"\xf9\x05\n" +
 	"\vEnvironment\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bfunction\x18\x02 \x01(\tR\bfunction\x12\x18\n" +
@@ -1340,7 +1451,16 @@ const file_hearth_operator_v1_operator_proto_rawDesc = "" +
 	"\x0eused_tmp_bytes\x18\x0f \x01(\x03R\fusedTmpBytes\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x10 \x01(\tR\tsandboxId\x120\n" +
-	"\x05since\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"2\n" +
+	"\x05since\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
+	"\x05limit\x18\x12 \x01(\x05R\x05limit\x12#\n" +
+	"\roverrun_slots\x18\x13 \x01(\x05R\foverrunSlots\x124\n" +
+	"\x16cpu_throttled_permille\x18\x14 \x01(\x05R\x14cpuThrottledPermille\x12C\n" +
+	"\brefusals\x18\x15 \x01(\v2'.hearth.operator.v1.EnvironmentRefusalsR\brefusals\"u\n" +
+	"\x13EnvironmentRefusals\x12 \n" +
+	"\vconcurrency\x18\x01 \x01(\x03R\vconcurrency\x12\x10\n" +
+	"\x03cpu\x18\x02 \x01(\x03R\x03cpu\x12\x16\n" +
+	"\x06memory\x18\x03 \x01(\x03R\x06memory\x12\x12\n" +
+	"\x04disk\x18\x04 \x01(\x03R\x04disk\"2\n" +
 	"\x14DrainInstanceRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\tR\binstance\"\x17\n" +
 	"\x15DrainInstanceResponse\"4\n" +
@@ -1411,7 +1531,7 @@ func file_hearth_operator_v1_operator_proto_rawDescGZIP() []byte {
 }
 
 var file_hearth_operator_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_hearth_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_hearth_operator_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_hearth_operator_v1_operator_proto_goTypes = []any{
 	(InstanceState)(0),               // 0: hearth.operator.v1.InstanceState
 	(LogSource)(0),                   // 1: hearth.operator.v1.LogSource
@@ -1421,48 +1541,50 @@ var file_hearth_operator_v1_operator_proto_goTypes = []any{
 	(*ListEnvironmentsRequest)(nil),  // 5: hearth.operator.v1.ListEnvironmentsRequest
 	(*ListEnvironmentsResponse)(nil), // 6: hearth.operator.v1.ListEnvironmentsResponse
 	(*Environment)(nil),              // 7: hearth.operator.v1.Environment
-	(*DrainInstanceRequest)(nil),     // 8: hearth.operator.v1.DrainInstanceRequest
-	(*DrainInstanceResponse)(nil),    // 9: hearth.operator.v1.DrainInstanceResponse
-	(*UndrainInstanceRequest)(nil),   // 10: hearth.operator.v1.UndrainInstanceRequest
-	(*UndrainInstanceResponse)(nil),  // 11: hearth.operator.v1.UndrainInstanceResponse
-	(*CreateJoinTokenRequest)(nil),   // 12: hearth.operator.v1.CreateJoinTokenRequest
-	(*CreateJoinTokenResponse)(nil),  // 13: hearth.operator.v1.CreateJoinTokenResponse
-	(*LogsRequest)(nil),              // 14: hearth.operator.v1.LogsRequest
-	(*LogsResponse)(nil),             // 15: hearth.operator.v1.LogsResponse
-	(*LogLine)(nil),                  // 16: hearth.operator.v1.LogLine
-	(*timestamppb.Timestamp)(nil),    // 17: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 18: google.protobuf.Duration
+	(*EnvironmentRefusals)(nil),      // 8: hearth.operator.v1.EnvironmentRefusals
+	(*DrainInstanceRequest)(nil),     // 9: hearth.operator.v1.DrainInstanceRequest
+	(*DrainInstanceResponse)(nil),    // 10: hearth.operator.v1.DrainInstanceResponse
+	(*UndrainInstanceRequest)(nil),   // 11: hearth.operator.v1.UndrainInstanceRequest
+	(*UndrainInstanceResponse)(nil),  // 12: hearth.operator.v1.UndrainInstanceResponse
+	(*CreateJoinTokenRequest)(nil),   // 13: hearth.operator.v1.CreateJoinTokenRequest
+	(*CreateJoinTokenResponse)(nil),  // 14: hearth.operator.v1.CreateJoinTokenResponse
+	(*LogsRequest)(nil),              // 15: hearth.operator.v1.LogsRequest
+	(*LogsResponse)(nil),             // 16: hearth.operator.v1.LogsResponse
+	(*LogLine)(nil),                  // 17: hearth.operator.v1.LogLine
+	(*timestamppb.Timestamp)(nil),    // 18: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 19: google.protobuf.Duration
 }
 var file_hearth_operator_v1_operator_proto_depIdxs = []int32{
 	4,  // 0: hearth.operator.v1.ListInstancesResponse.instances:type_name -> hearth.operator.v1.Instance
 	0,  // 1: hearth.operator.v1.Instance.state:type_name -> hearth.operator.v1.InstanceState
-	17, // 2: hearth.operator.v1.Instance.created_at:type_name -> google.protobuf.Timestamp
-	17, // 3: hearth.operator.v1.Instance.heard_at:type_name -> google.protobuf.Timestamp
+	18, // 2: hearth.operator.v1.Instance.created_at:type_name -> google.protobuf.Timestamp
+	18, // 3: hearth.operator.v1.Instance.heard_at:type_name -> google.protobuf.Timestamp
 	7,  // 4: hearth.operator.v1.ListEnvironmentsResponse.environments:type_name -> hearth.operator.v1.Environment
-	17, // 5: hearth.operator.v1.Environment.since:type_name -> google.protobuf.Timestamp
-	18, // 6: hearth.operator.v1.CreateJoinTokenRequest.valid_for:type_name -> google.protobuf.Duration
-	17, // 7: hearth.operator.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	17, // 8: hearth.operator.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	16, // 9: hearth.operator.v1.LogsResponse.lines:type_name -> hearth.operator.v1.LogLine
-	17, // 10: hearth.operator.v1.LogLine.time:type_name -> google.protobuf.Timestamp
-	1,  // 11: hearth.operator.v1.LogLine.source:type_name -> hearth.operator.v1.LogSource
-	2,  // 12: hearth.operator.v1.OperatorService.ListInstances:input_type -> hearth.operator.v1.ListInstancesRequest
-	5,  // 13: hearth.operator.v1.OperatorService.ListEnvironments:input_type -> hearth.operator.v1.ListEnvironmentsRequest
-	8,  // 14: hearth.operator.v1.OperatorService.DrainInstance:input_type -> hearth.operator.v1.DrainInstanceRequest
-	10, // 15: hearth.operator.v1.OperatorService.UndrainInstance:input_type -> hearth.operator.v1.UndrainInstanceRequest
-	12, // 16: hearth.operator.v1.OperatorService.CreateJoinToken:input_type -> hearth.operator.v1.CreateJoinTokenRequest
-	14, // 17: hearth.operator.v1.OperatorService.Logs:input_type -> hearth.operator.v1.LogsRequest
-	3,  // 18: hearth.operator.v1.OperatorService.ListInstances:output_type -> hearth.operator.v1.ListInstancesResponse
-	6,  // 19: hearth.operator.v1.OperatorService.ListEnvironments:output_type -> hearth.operator.v1.ListEnvironmentsResponse
-	9,  // 20: hearth.operator.v1.OperatorService.DrainInstance:output_type -> hearth.operator.v1.DrainInstanceResponse
-	11, // 21: hearth.operator.v1.OperatorService.UndrainInstance:output_type -> hearth.operator.v1.UndrainInstanceResponse
-	13, // 22: hearth.operator.v1.OperatorService.CreateJoinToken:output_type -> hearth.operator.v1.CreateJoinTokenResponse
-	15, // 23: hearth.operator.v1.OperatorService.Logs:output_type -> hearth.operator.v1.LogsResponse
-	18, // [18:24] is the sub-list for method output_type
-	12, // [12:18] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	18, // 5: hearth.operator.v1.Environment.since:type_name -> google.protobuf.Timestamp
+	8,  // 6: hearth.operator.v1.Environment.refusals:type_name -> hearth.operator.v1.EnvironmentRefusals
+	19, // 7: hearth.operator.v1.CreateJoinTokenRequest.valid_for:type_name -> google.protobuf.Duration
+	18, // 8: hearth.operator.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	18, // 9: hearth.operator.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	17, // 10: hearth.operator.v1.LogsResponse.lines:type_name -> hearth.operator.v1.LogLine
+	18, // 11: hearth.operator.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	1,  // 12: hearth.operator.v1.LogLine.source:type_name -> hearth.operator.v1.LogSource
+	2,  // 13: hearth.operator.v1.OperatorService.ListInstances:input_type -> hearth.operator.v1.ListInstancesRequest
+	5,  // 14: hearth.operator.v1.OperatorService.ListEnvironments:input_type -> hearth.operator.v1.ListEnvironmentsRequest
+	9,  // 15: hearth.operator.v1.OperatorService.DrainInstance:input_type -> hearth.operator.v1.DrainInstanceRequest
+	11, // 16: hearth.operator.v1.OperatorService.UndrainInstance:input_type -> hearth.operator.v1.UndrainInstanceRequest
+	13, // 17: hearth.operator.v1.OperatorService.CreateJoinToken:input_type -> hearth.operator.v1.CreateJoinTokenRequest
+	15, // 18: hearth.operator.v1.OperatorService.Logs:input_type -> hearth.operator.v1.LogsRequest
+	3,  // 19: hearth.operator.v1.OperatorService.ListInstances:output_type -> hearth.operator.v1.ListInstancesResponse
+	6,  // 20: hearth.operator.v1.OperatorService.ListEnvironments:output_type -> hearth.operator.v1.ListEnvironmentsResponse
+	10, // 21: hearth.operator.v1.OperatorService.DrainInstance:output_type -> hearth.operator.v1.DrainInstanceResponse
+	12, // 22: hearth.operator.v1.OperatorService.UndrainInstance:output_type -> hearth.operator.v1.UndrainInstanceResponse
+	14, // 23: hearth.operator.v1.OperatorService.CreateJoinToken:output_type -> hearth.operator.v1.CreateJoinTokenResponse
+	16, // 24: hearth.operator.v1.OperatorService.Logs:output_type -> hearth.operator.v1.LogsResponse
+	19, // [19:25] is the sub-list for method output_type
+	13, // [13:19] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_hearth_operator_v1_operator_proto_init() }
@@ -1470,14 +1592,14 @@ func file_hearth_operator_v1_operator_proto_init() {
 	if File_hearth_operator_v1_operator_proto != nil {
 		return
 	}
-	file_hearth_operator_v1_operator_proto_msgTypes[12].OneofWrappers = []any{}
+	file_hearth_operator_v1_operator_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hearth_operator_v1_operator_proto_rawDesc), len(file_hearth_operator_v1_operator_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
