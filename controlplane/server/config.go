@@ -29,6 +29,12 @@ type Config struct {
 	MetricsListen string
 	// Insecure allows plaintext listeners off loopback (--insecure).
 	Insecure bool
+	// AccessKeysFile has the access keys of callers of the Lambda API, in the form
+	// of ~/.aws/credentials; it is read again when it changes (--access-keys-file).
+	AccessKeysFile string
+	// SigV4 is when signatures of callers are verified: SigV4Auto, which empty
+	// means too, SigV4On or SigV4Off (--sigv4).
+	SigV4 string
 	// DataDir holds the store, the certificate authority, code archives and
 	// local instances (--data-dir).
 	DataDir string
@@ -93,6 +99,7 @@ func Default() Config {
 		OperatorListen: "127.0.0.1:9101",
 		MetricsListen:  "127.0.0.1:9190",
 		DataDir:        "/var/lib/hearth/control",
+		SigV4:          SigV4Auto,
 		Fleet:          "local",
 		AccountID:      "123456789012",
 		Region:         "us-east-1",
@@ -122,6 +129,7 @@ func (c *Config) Validate() error {
 		errs = append(errs, fmt.Errorf("--%s: %s: %w", flag, fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument))
 	}
 	c.validateListeners(fault)
+	c.validateSignatures(fault)
 	if c.DataDir == "" {
 		fault("data-dir", "is required")
 	}

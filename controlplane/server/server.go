@@ -27,6 +27,7 @@ import (
 	"github.com/hearth-compute/hearth/controlplane/artifact"
 	"github.com/hearth-compute/hearth/controlplane/bucket"
 	"github.com/hearth-compute/hearth/controlplane/lambdaapi"
+	"github.com/hearth-compute/hearth/controlplane/operator"
 	"github.com/hearth-compute/hearth/controlplane/reconcile"
 	"github.com/hearth-compute/hearth/controlplane/registry"
 	"github.com/hearth-compute/hearth/controlplane/router"
@@ -58,6 +59,8 @@ type Server struct {
 	api      *lambdaapi.Server
 	aux      *http.Server // metrics and probes
 	operator *grpc.Server
+	// draining is closed when shutdown begins.
+	draining chan struct{}
 	// Listeners of the above.
 	apiLis, auxLis, operatorLis net.Listener
 	// closers in order of opening.
@@ -69,7 +72,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Server{log: cfg.Logger}
+	s := &Server{log: cfg.Logger, draining: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -161,12 +164,16 @@ func (s *Server) wire(cfg Config) error {
 	if err := errors.Join(s.registry.OnScrape(route.Scrape), s.registry.OnScrape(s.loop.Scrape)); err != nil {
 		return err
 	}
+	verifier, err := s.verifier(cfg)
+	if err != nil {
+		return err
+	}
 	s.api, err = lambdaapi.New(lambdaapi.Config{
 		AccountID: cfg.AccountID, Region: cfg.Region, Strict: cfg.Strict,
 		DefaultProvider: controlplane.ProviderName(cfg.DefaultProvider),
 		DB:              s.db, Artifacts: s.artifacts, Images: registry.New(),
 		Buckets: bucket.New(cfg.CodeBuckets, cfg.Region), Invoker: route, Changed: s.loop.Changed,
-		Runtimes: images.known, BodyMemory: bodyMemory(cfg.BodyMemory), Logger: s.log.With("part", "lambdaapi"),
+		Verifier: verifier, Runtimes: images.known, BodyMemory: bodyMemory(cfg.BodyMemory), Logger: s.log.With("part", "lambdaapi"),
 	})
 	if err != nil {
 		return err
@@ -175,7 +182,10 @@ func (s *Server) wire(cfg Config) error {
 		Handler: s.probes(), ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	s.operator, err = newOperator(s.loop, joinTokens{tokens: tokens, fleet: cfg.Fleet}, s.log.With("part", "operator"))
+	s.operator, err = newOperator(operator.Config{
+		State: s.loop, Drainer: s.loop, Tokens: joinTokens{tokens: tokens, fleet: cfg.Fleet}, Logs: s.agents,
+		Stopping: s.draining, Log: s.log.With("part", "operator"),
+	})
 	return err
 }
 
@@ -227,6 +237,7 @@ func (s *Server) Run(ctx context.Context) error {
 // drain takes nothing new and waits for what runs.
 func (s *Server) drain(ctx context.Context) error {
 	s.log.InfoContext(ctx, "shutting down: finishing what runs")
+	close(s.draining)
 	stopped := make(chan struct{})
 	go func() { // ends with Stop at the latest, which Run calls next
 		s.operator.GracefulStop()

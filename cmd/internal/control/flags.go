@@ -19,6 +19,8 @@ func RegisterFlags(fs *flag.FlagSet, c *server.Config) {
 	fs.StringVar(&c.OperatorListen, "operator-listen", c.OperatorListen, "`address` of the operator gRPC service, health and reflection")
 	fs.StringVar(&c.MetricsListen, "metrics-listen", c.MetricsListen, "`address` of /metrics, /healthz and /readyz")
 	fs.BoolVar(&c.Insecure, "insecure", c.Insecure, "allow plaintext listeners on addresses that are not loopback")
+	fs.StringVar(&c.AccessKeysFile, "access-keys-file", c.AccessKeysFile, "`file` of the access keys of callers of the Lambda API, in the form of ~/.aws/credentials, a section for each; read again when it changes")
+	fs.StringVar(&c.SigV4, "sigv4", c.SigV4, "`when` the signatures of callers are verified: auto (with --access-keys-file, which is required off loopback), on or off (everybody may call)")
 	fs.StringVar(&c.DataDir, "data-dir", c.DataDir, "`directory` of the store, the certificate authority, code archives and local instances")
 	fs.StringVar(&c.Fleet, "fleet", c.Fleet, "`kind` of instances: local (agents on this machine) or static (hosts that join)")
 	fs.StringVar(&c.AccountID, "account-id", c.AccountID, "the AWS account `id` in every ARN")
