@@ -1,6 +1,6 @@
 // Package operator answers operators: it lists what runs where and how hot it
-// is, drains instances and makes join tokens. It is the gRPC service that the
-// hearth command and grpcurl talk to.
+// is, drains instances, makes join tokens and merges the logs of all instances. It
+// is the gRPC service that the hearth command and grpcurl talk to.
 package operator
 
 import (
@@ -50,23 +50,30 @@ type Tokens interface {
 type Server struct {
 	operatorv1.UnimplementedOperatorServiceServer
 
-	state   State
-	drainer Drainer
-	tokens  Tokens
-	log     *slog.Logger
+	cfg Config
+}
+
+// Config is what the service needs. All fields but Stopping are required.
+type Config struct {
+	State   State
+	Drainer Drainer
+	Tokens  Tokens
+	Logs    Logs
+	// Stopping ends the calls that follow logs, which would not end by themselves,
+	// when it is closed.
+	Stopping <-chan struct{}
+	Log      *slog.Logger
 }
 
 var _ operatorv1.OperatorServiceServer = (*Server)(nil)
 
 // New makes the service; wiring registers it with
 // operatorv1.RegisterOperatorServiceServer.
-func New(state State, drainer Drainer, tokens Tokens, log *slog.Logger) *Server {
-	return &Server{state: state, drainer: drainer, tokens: tokens, log: log}
-}
+func New(cfg Config) *Server { return &Server{cfg: cfg} }
 
 // ListInstances implements the service.
 func (s *Server) ListInstances(ctx context.Context, req *operatorv1.ListInstancesRequest) (*operatorv1.ListInstancesResponse, error) {
-	snapshots, err := s.state.Snapshots(ctx)
+	snapshots, err := s.cfg.State.Snapshots(ctx)
 	if err != nil {
 		return nil, s.status("listing instances", err)
 	}
@@ -77,7 +84,7 @@ func (s *Server) ListInstances(ctx context.Context, req *operatorv1.ListInstance
 
 // ListEnvironments implements the service.
 func (s *Server) ListEnvironments(ctx context.Context, req *operatorv1.ListEnvironmentsRequest) (*operatorv1.ListEnvironmentsResponse, error) {
-	snapshots, err := s.state.Snapshots(ctx)
+	snapshots, err := s.cfg.State.Snapshots(ctx)
 	if err != nil {
 		return nil, s.status("listing environments", err)
 	}
@@ -90,7 +97,7 @@ func (s *Server) DrainInstance(ctx context.Context, req *operatorv1.DrainInstanc
 	if req.GetInstance() == "" {
 		return nil, s.status(doing, fmt.Errorf("the instance is required: %w", errdefs.ErrInvalidArgument))
 	}
-	if err := s.drainer.DrainInstance(ctx, controlplane.InstanceID(req.GetInstance())); err != nil {
+	if err := s.cfg.Drainer.DrainInstance(ctx, controlplane.InstanceID(req.GetInstance())); err != nil {
 		return nil, s.status(doing, err)
 	}
 	return &operatorv1.DrainInstanceResponse{}, nil
@@ -102,7 +109,7 @@ func (s *Server) UndrainInstance(ctx context.Context, req *operatorv1.UndrainIns
 	if req.GetInstance() == "" {
 		return nil, s.status(doing, fmt.Errorf("the instance is required: %w", errdefs.ErrInvalidArgument))
 	}
-	if err := s.drainer.UndrainInstance(ctx, controlplane.InstanceID(req.GetInstance())); err != nil {
+	if err := s.cfg.Drainer.UndrainInstance(ctx, controlplane.InstanceID(req.GetInstance())); err != nil {
 		return nil, s.status(doing, err)
 	}
 	return &operatorv1.UndrainInstanceResponse{}, nil
@@ -122,7 +129,7 @@ func (s *Server) CreateJoinToken(ctx context.Context, req *operatorv1.CreateJoin
 		return nil, s.status(doing, fmt.Errorf("a token is valid for more than 0 and at most %s, not %s: %w",
 			MaxTokenValidity, validFor, errdefs.ErrInvalidArgument))
 	}
-	token, expires, err := s.tokens.NewJoinToken(ctx, controlplane.ProviderName(req.GetCapacityProvider()), validFor)
+	token, expires, err := s.cfg.Tokens.NewJoinToken(ctx, controlplane.ProviderName(req.GetCapacityProvider()), validFor)
 	if err != nil {
 		return nil, s.status(doing, err)
 	}
@@ -142,6 +149,6 @@ func (s *Server) status(doing string, err error) error {
 			return errgrpc.ToGRPC(err)
 		}
 	}
-	s.log.Error("an operator's request failed", "operation", doing, "err", err)
+	s.cfg.Log.Error("an operator's request failed", "operation", doing, "err", err)
 	return errgrpc.ToGRPC(fmt.Errorf("%s failed, the log of hearth-control says why: %w", doing, errdefs.ErrInternal))
 }

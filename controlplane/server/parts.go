@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"time"
 
@@ -89,9 +88,9 @@ func (t joinTokens) NewJoinToken(ctx context.Context, p controlplane.ProviderNam
 }
 
 // newOperator makes the operators' gRPC server with health and reflection.
-func newOperator(loop *reconcile.Loop, tokens joinTokens, log *slog.Logger) (*grpc.Server, error) {
+func newOperator(cfg operator.Config) (*grpc.Server, error) {
 	g := grpc.NewServer()
-	operatorv1.RegisterOperatorServiceServer(g, operator.New(loop, loop, tokens, log))
+	operatorv1.RegisterOperatorServiceServer(g, operator.New(cfg))
 	status := health.NewServer()
 	status.SetServingStatus(operatorv1.OperatorService_ServiceDesc.ServiceName, grpc_health_v1.HealthCheckResponse_SERVING)
 	grpc_health_v1.RegisterHealthServer(g, status)

@@ -65,11 +65,36 @@ func (s *Server) ReadLogs(req *invokev1.ReadLogsRequest, stream grpc.ServerStrea
 		if err != nil {
 			return toStatus(err)
 		}
-		if err := stream.Send(response(b)); err != nil {
+		if err := send(stream, b); err != nil {
 			return err
 		}
 	}
 }
+
+// sendBytes bounds the lines of one message, but for one line.
+const sendBytes = 1 << 20
+
+// send sends a batch, in several messages if it is large.
+func send(stream grpc.ServerStreamingServer[invokev1.ReadLogsResponse], b logs.Batch) error {
+	for {
+		n, size := 0, 0
+		for n < len(b.Lines) && size < sendBytes {
+			size += len(b.Lines[n].Text) + lineOverhead
+			n++
+		}
+		piece := logs.Batch{Lines: b.Lines[:n], Lost: b.Lost, CaughtUp: b.CaughtUp && n == len(b.Lines)}
+		if err := stream.Send(response(piece)); err != nil {
+			return err
+		}
+		b.Lines, b.Lost = b.Lines[n:], 0
+		if len(b.Lines) == 0 {
+			return nil
+		}
+	}
+}
+
+// lineOverhead is about what a line takes beside its text.
+const lineOverhead = 128
 
 var errStopped = fmt.Errorf("the agent is stopping: %w", errdefs.ErrUnavailable)
 

@@ -30,7 +30,7 @@ const requestID = "8476a536-e9f4-11e8-9739-2dfe598c3fcd"
 func serve(t *testing.T) (*logs.Store, invokev1.LogServiceClient, *rpc.Server) {
 	t.Helper()
 	store, err := logs.New(logs.Config{
-		Dir: t.TempDir(), PerEnvironment: logs.LeastPerEnvironment, Total: logs.LeastTotal, Log: slog.New(slog.DiscardHandler),
+		Dir: t.TempDir(), PerEnvironment: 8 << 20, Total: logs.LeastTotal, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -169,5 +169,52 @@ func TestFollowersAreSentAwayWhenTheAgentStops(t *testing.T) {
 	served.Stop()
 	if _, err := stream.Recv(); status.Code(err) != codes.Unavailable {
 		t.Errorf("got %v", err)
+	}
+}
+
+// kept waits until n lines are kept.
+func kept(t *testing.T, store *logs.Store, n int64) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	late := time.After(20 * time.Second)
+	for store.Counts().Kept < n {
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatalf("waited in vain for %d lines: %+v", n, store.Counts())
+		}
+	}
+}
+
+func TestMoreThanAMessageHoldsIsSentInSeveral(t *testing.T) {
+	t.Parallel()
+	store, c, _ := serve(t)
+	s := store.Open(logs.Options{Tags: logs.Tags{Function: "f", Environment: "e-1"}})
+	const n = 40
+	for i := range int64(n) {
+		s.Line(logs.Stdout, make([]byte, 100<<10))
+		kept(t, store, i+1)
+	}
+	lines, messages := 0, 0
+	stream, err := c.ReadLogs(t.Context(), &invokev1.ReadLogsRequest{Function: "f", Tail: new(int64(100))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		messages, lines = messages+1, lines+len(m.GetLines())
+		if m.GetCaughtUp() != (lines == n) {
+			t.Errorf("caught up after %d of %d lines: %v", lines, n, m.GetCaughtUp())
+		}
+	}
+	if lines != n || messages < 4 {
+		t.Errorf("%d lines in %d messages", lines, messages)
 	}
 }
