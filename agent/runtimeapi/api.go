@@ -133,6 +133,9 @@ type API struct {
 	inFlight, peak    atomic.Int64
 	// reports has a place for each report of a failed initialisation being read.
 	reports chan struct{}
+	// buffers are for answers that do not say how long they are: *[]byte, each of
+	// MaxResponse+1 bytes.
+	buffers sync.Pool
 	// settled is nudged when nothing but overrun slots may be left.
 	settled chan struct{}
 

@@ -39,7 +39,7 @@ func (a *API) receive(x *invocation, w http.ResponseWriter, r *http.Request, lim
 	if r.ContentLength >= 0 {
 		body, err = read(r, limit)
 	} else {
-		body, err = readRest(r, start, limit)
+		body, err = a.readRest(r, start, limit)
 	}
 	if err != nil {
 		a.cfg.Answers.Release(need)
@@ -61,9 +61,14 @@ func (a *API) makeRoom(x *invocation, r *http.Request, n int64) error {
 }
 
 // readRest reads the rest of a body that begins with start and does not say how
-// long it is.
-func readRest(r *http.Request, start []byte, limit int64) ([]byte, error) {
-	buffer := make([]byte, limit+1)
+// long it is, of at most limit bytes, which is at most MaxResponse.
+func (a *API) readRest(r *http.Request, start []byte, limit int64) ([]byte, error) {
+	lent, ok := a.buffers.Get().(*[]byte)
+	if !ok {
+		lent = new(make([]byte, MaxResponse+1))
+	}
+	defer a.buffers.Put(lent)
+	buffer := (*lent)[:limit+1]
 	n := copy(buffer, start)
 	more, err := io.ReadFull(r.Body, buffer[n:])
 	switch {
