@@ -34,6 +34,8 @@ func TestMain(m *testing.M) {
 	case "init":
 		_ = os.Setenv(role, "command")
 		os.Exit(run(os.Args[1:], os.Stderr))
+	case "helper":
+		os.Exit(helpsAs(filepath.Base(os.Args[0])))
 	default:
 		os.Exit(command(os.Args[1:]))
 	}
