@@ -22,6 +22,7 @@ func main() {
 		"exit127":  func() int { fmt.Fprintln(os.Stderr, "sh: 1: nmp: not found"); return 127 },
 		"panic":    panics,
 		"error":    initError,
+		"errors":   initErrors,
 		"flood":    flood,
 		"orphan":   orphan,
 		"forkbomb": forkBomb,
@@ -63,7 +64,15 @@ func initError() int {
 		return 2
 	}
 	_ = resp.Body.Close()
+	fmt.Println(resp.Status)
 	return 1
+}
+
+// initErrors reports it for each of two workers, and ends as if all were well.
+func initErrors() int {
+	initError()
+	initError()
+	return 0
 }
 
 // flood prints 10 MB in one line that never ends.
