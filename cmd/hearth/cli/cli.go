@@ -1,10 +1,11 @@
 // Package cli holds the operator's commands: what runs where and how hot it is,
-// draining, join tokens. Each makes one or two calls of the operator service
+// logs, draining, join tokens. Each makes one or two calls of the operator service
 // and prints the answer for people, or as JSON for programs.
 //
 // The JSON has the field names of hearth.operator.v1 in snake_case, numbers as
 // numbers, times as RFC 3339, and states in the words of the tables. Lists are
-// arrays. Fields are only ever added.
+// arrays; lines of logs, which may not end, are objects on lines of their own.
+// Fields are only ever added.
 package cli
 
 import (
@@ -58,7 +59,7 @@ hearth-control. This command is for whoever runs Hearth.`,
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
-	root.AddCommand(a.psCommand(), a.instancesCommand(), a.drainCommand(), a.undrainCommand(), a.tokenCommand(), a.versionCommand())
+	root.AddCommand(a.psCommand(), a.logsCommand(), a.instancesCommand(), a.drainCommand(), a.undrainCommand(), a.tokenCommand(), a.versionCommand())
 	return root
 }
 
