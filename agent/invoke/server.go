@@ -96,6 +96,8 @@ func (s *Server) Invoke(ctx context.Context, req *invokev1.InvokeRequest) (*invo
 		return nil, toStatus(refused(agent.ReasonMemory))
 	}
 	defer s.held.Add(-size)
+	s.inFlight.Add(1)
+	defer s.done()
 	out, kept, err := s.run(ctx, req.GetHead(), req.GetPayload())
 	if err != nil {
 		return nil, toStatus(err)
@@ -127,6 +129,8 @@ func (s *Server) InvokeStream(stream grpc.BidiStreamingServer[invokev1.InvokeStr
 	if err != nil {
 		return toStatus(err)
 	}
+	s.inFlight.Add(1)
+	defer s.done() // when all of it is sent
 	out, kept, err := s.run(stream.Context(), head, payload)
 	if err != nil {
 		return toStatus(err)
@@ -149,15 +153,13 @@ func (s *Server) hold(n int64) bool {
 	return false
 }
 
-// run admits and runs one invocation. When the answer is too large to send, it
+// run admits and runs one invocation, which is in flight already. When the answer is too large to send, it
 // is kept and its size returned, and the outcome has none.
 func (s *Server) run(ctx context.Context, head *invokev1.InvocationHead, payload []byte) (out agent.Outcome, kept int64, err error) {
 	inv, err := invocation(head, len(payload))
 	if err != nil {
 		return out, 0, err
 	}
-	s.inFlight.Add(1)
-	defer s.done()
 	if s.draining.Load() {
 		return out, 0, refused(agent.ReasonDraining)
 	}

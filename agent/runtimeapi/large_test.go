@@ -1,3 +1,5 @@
+//go:build !race
+
 package runtimeapi_test
 
 import (
@@ -69,6 +71,7 @@ func BenchmarkLarge(b *testing.B) {
 	}
 }
 
+// The race detector empties pools.
 func TestALargeAnswerIsReceivedIntoOneBuffer(t *testing.T) {
 	api, c, _ := serve(t, runtimeapi.Config{Concurrency: 1, Answers: semaphore.NewWeighted(1 << 30)})
 	ready := c.poll(t.Context())
