@@ -34,6 +34,7 @@ import (
 	"github.com/hearth-compute/hearth/agent/runtimeapi"
 	"github.com/hearth-compute/hearth/agent/sampler"
 	"github.com/hearth-compute/hearth/agent/session"
+	"github.com/hearth-compute/hearth/metrics"
 	"github.com/hearth-compute/hearth/metrics/cgroup"
 	"github.com/hearth-compute/hearth/sandbox"
 	"github.com/hearth-compute/hearth/sandbox/containerd"
@@ -85,6 +86,8 @@ type Parts struct {
 
 // Agent is one agent. Make it with New.
 type Agent struct {
+	traces *metrics.Traces // nil when there is no collector
+
 	cfg     Config
 	dial    session.Dialer
 	claim   func(context.Context) (release func() error, err error)
@@ -182,6 +185,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	if err := a.assemble(ctx); err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, a.traces.Close(context.WithoutCancel(ctx))) }()
 	listeners, err := a.listen(ctx)
 	if err != nil {
 		return err
@@ -257,10 +261,14 @@ func (a *Agent) assemble(ctx context.Context) error {
 	if err := a.assembleLogs(ctx); err != nil {
 		return err
 	}
+	if err := a.assembleTraces(ctx); err != nil {
+		return err
+	}
 	a.table = &invoke.Table{}
 	a.roles = credentials.New()
 	payloads := max(leastPayloads, cgroup.Available()/payloadShare)
 	a.invoke = invoke.New(a.table, payloads, a.cfg.Log)
+	a.invoke.Trace(a.traces)
 	a.server = a.dataServer()
 	a.client = session.NewClient(session.ClientConfig{
 		Controls: a.cfg.Controls,
@@ -302,6 +310,7 @@ func (a *Agent) assemble(ctx context.Context) error {
 		Decode:  session.DecodeAssignment,
 		Publish: a.publish,
 		Changed: a.session.Nudge,
+		Traces:  a.traces,
 		Answers: semaphore.NewWeighted(payloads),
 		Region:  a.cfg.Region,
 

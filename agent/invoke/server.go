@@ -28,9 +28,11 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 
 	"github.com/hearth-compute/hearth/agent"
+	"github.com/hearth-compute/hearth/metrics"
 	"github.com/hearth-compute/hearth/proto/frame"
 	invokev1 "github.com/hearth-compute/hearth/proto/hearth/invoke/v1"
 )
@@ -55,6 +57,7 @@ type Server struct {
 	memory int64
 	held   atomic.Int64
 
+	traces   *metrics.Traces
 	draining atomic.Bool
 	inFlight atomic.Int64
 	answers  answers
@@ -68,6 +71,9 @@ type Server struct {
 func New(table *Table, memory int64, log *slog.Logger) *Server {
 	return &Server{table: table, memory: max(memory, MaxPayload), log: log, settled: make(chan struct{}, 1)}
 }
+
+// Trace sets what makes spans, before the server serves; nil makes none.
+func (s *Server) Trace(traces *metrics.Traces) { s.traces = traces }
 
 // Register adds the service to a gRPC server that recovers (see [Recover]).
 func (s *Server) Register(r grpc.ServiceRegistrar) { invokev1.RegisterInvokeServiceServer(r, s) }
@@ -167,7 +173,12 @@ func (s *Server) run(ctx context.Context, head *invokev1.InvocationHead, payload
 	if env == nil {
 		return out, 0, refused(agent.ReasonNotReady)
 	}
-	if out, err = env.Invoke(ctx, inv, payload); err != nil {
+	traced, span := s.traces.Start(s.traces.From(ctx, inv.Traceparent, inv.TraceID), "agent invoke", trace.SpanKindServer)
+	span.Set("faas.invocation_id", inv.RequestID)
+	span.Set("hearth.environment", string(inv.Environment))
+	out, err = env.Invoke(traced, inv, payload)
+	span.End(err)
+	if err != nil {
 		return out, 0, err
 	}
 	size := int64(len(out.Payload))

@@ -50,6 +50,7 @@ func (p *Pool) incarnateLocked(ctx context.Context, id sandbox.ID, a agent.Assig
 		PerInvoke: e.learnedLocked(), Unlimited: p.cfg.Unlimited, Worn: p.wake,
 		Function: runtimeapi.Function{Name: a.FunctionName, Version: a.Version, Handler: a.Handler, AccountID: accountID(a.FunctionARN)},
 	}
+	api.Traces, api.ActiveTracing = p.cfg.Traces, a.TracingMode == "Active"
 	if a.OnDemand {
 		api.TimedOut = func() { p.overran(in) }
 	}

@@ -47,6 +47,7 @@ import (
 	"github.com/hearth-compute/hearth/agent"
 	"github.com/hearth-compute/hearth/agent/runtimeapi"
 	"github.com/hearth-compute/hearth/agent/runtimeapi/telemetry"
+	"github.com/hearth-compute/hearth/metrics"
 	"github.com/hearth-compute/hearth/sandbox"
 )
 
@@ -112,6 +113,8 @@ type Config struct {
 	Unlimited bool
 	// Crowded says that the instance has no memory to spare. Optional.
 	Crowded func() bool
+	// Traces makes spans; nil makes none.
+	Traces *metrics.Traces
 	// Starts is how many sandboxes are created at once; zero means 4.
 	Starts int
 	Log    *slog.Logger

@@ -46,6 +46,7 @@ import (
 	"github.com/hearth-compute/hearth/agent"
 	"github.com/hearth-compute/hearth/agent/admit"
 	"github.com/hearth-compute/hearth/agent/runtimeapi/telemetry"
+	"github.com/hearth-compute/hearth/metrics"
 )
 
 const (
@@ -107,6 +108,11 @@ type Config struct {
 	Telemetry *telemetry.Hub
 	// Logs is told what runs and gathers tails; nil for none.
 	Logs Logs
+	// Traces makes the spans in which the function has an invocation; nil makes
+	// none.
+	Traces *metrics.Traces
+	// ActiveTracing gives the function an X-Ray header of its own.
+	ActiveTracing bool
 	// Log is required.
 	Log *slog.Logger
 }
@@ -121,6 +127,8 @@ type Memory interface {
 
 // API is the Runtime API of one environment. Make it with New.
 type API struct {
+	sampling rate
+
 	cfg Config
 	governed
 

@@ -57,11 +57,14 @@ func (a *API) run(ctx context.Context, inv agent.Invocation, payload []byte) (ag
 	if v := a.admit(); !v.Admitted {
 		return agent.Outcome{}, a.refusal(inv, v)
 	}
+	span := a.trace(ctx, &x.Invocation)
 	if err := a.hand(ctx, x, now.Add(a.cfg.Grace)); err != nil {
 		a.release()
+		span.End(err)
 		return agent.Outcome{}, err
 	}
 	out := a.await(x)
+	traced(span, &out)
 	if out.Stream == nil {
 		a.ended(x, out)
 	}

@@ -23,7 +23,7 @@ func (s *Server) invoke(w http.ResponseWriter, r *http.Request, requestID string
 		return err
 	}
 	defer func() { s.bodies.give(held) }()
-	result, err := s.cfg.Invoker.Invoke(r.Context(), req)
+	result, err := s.invoked(r, &req, invokeOperation)
 	if err != nil {
 		return err
 	}

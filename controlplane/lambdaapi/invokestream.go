@@ -27,11 +27,11 @@ func (s *Server) invokeStream(w http.ResponseWriter, r *http.Request, requestID 
 		return err
 	}
 	defer func() { s.bodies.give(held) }()
-	answer := &answerStream{w: w, control: http.NewResponseController(w), encoder: eventstream.NewEncoder(), trace: req.TraceID}
+	answer := &answerStream{w: w, control: http.NewResponseController(w), encoder: eventstream.NewEncoder(), request: &req}
 	if !req.DryRun {
 		req.Stream = answer
 	}
-	result, err := s.cfg.Invoker.Invoke(r.Context(), req)
+	result, err := s.invoked(r, &req, streamOperation)
 	switch {
 	case err != nil && !answer.begun:
 		return err
@@ -57,7 +57,7 @@ type answerStream struct {
 	// chunk are the headers of every piece.
 	chunk   eventstream.Headers
 	version controlplane.Qualifier
-	trace   string
+	request *controlplane.InvokeRequest
 	begun   bool
 	// log is the end of the invocation's, in base64; empty unless it was asked for.
 	log string
@@ -73,8 +73,8 @@ func (a *answerStream) Begin(string) error {
 	h := a.w.Header()
 	h.Set("Content-Type", streamContentType)
 	h.Set("X-Amz-Executed-Version", string(a.version))
-	if a.trace != "" {
-		h.Set("X-Amzn-Trace-Id", a.trace)
+	if a.request.TraceID != "" {
+		h.Set("X-Amzn-Trace-Id", a.request.TraceID)
 	}
 	_ = a.control.SetWriteDeadline(time.Now().Add(answerTime))
 	a.w.WriteHeader(http.StatusOK)

@@ -90,6 +90,7 @@ import (
 	"github.com/hearth-compute/hearth/controlplane"
 	"github.com/hearth-compute/hearth/controlplane/sigv4"
 	"github.com/hearth-compute/hearth/controlplane/store"
+	"github.com/hearth-compute/hearth/metrics"
 )
 
 // Invoker runs invocations: the router. Errors are the typed ones of
@@ -154,6 +155,8 @@ type Config struct {
 	BodyMemory int64
 	// Verifier verifies who calls. Nil believes everybody.
 	Verifier *sigv4.Verifier
+	// Traces makes the spans of invokes; nil makes none.
+	Traces *metrics.Traces
 	// Logger gets what clients are not told. Required.
 	Logger *slog.Logger
 }

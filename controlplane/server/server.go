@@ -50,6 +50,7 @@ var (
 type Server struct {
 	log       *slog.Logger
 	registry  *metrics.Registry
+	traces    *metrics.Traces // nil when there is no collector
 	db        store.DB
 	artifacts *artifact.Store
 	agents    *sessions.Server
@@ -97,6 +98,12 @@ func (s *Server) open(ctx context.Context, cfg Config) error {
 		return err
 	}
 	s.closers = append(s.closers, func() error { return s.registry.Close(context.WithoutCancel(ctx)) })
+	if s.traces, err = metrics.NewTraces(ctx, metrics.TracesConfig{
+		Endpoint: cfg.OTLPEndpoint, Service: "hearth-control", Version: cfg.Version, Ratio: cfg.TraceRatio, Logger: cfg.Logger,
+	}); err != nil {
+		return fmt.Errorf("--otlp-endpoint: %w", err)
+	}
+	s.closers = append(s.closers, func() error { return s.traces.Close(context.WithoutCancel(ctx)) })
 	db, err := sqlite.Open(ctx, filepath.Join(cfg.DataDir, "hearth.db"))
 	if err != nil {
 		return err
@@ -147,7 +154,7 @@ func (s *Server) wire(cfg Config) error {
 	err = s.newAgents(cfg, sessions.Config{
 		Listener: agentLis, CA: ca, Tokens: tokens, Artifacts: s.artifacts,
 		Changed: func() { s.loop.Nudge() }, AnswerMemory: bodyMemory(cfg.BodyMemory) / answerShare,
-		Logger: s.log.With("part", "sessions"),
+		Traces: s.traces, Logger: s.log.With("part", "sessions"),
 	})
 	if err != nil {
 		return err
@@ -173,7 +180,7 @@ func (s *Server) wire(cfg Config) error {
 		DefaultProvider: controlplane.ProviderName(cfg.DefaultProvider),
 		DB:              s.db, Artifacts: s.artifacts, Images: registry.New(),
 		Buckets: bucket.New(cfg.CodeBuckets, cfg.Region), Invoker: route, Changed: s.loop.Changed,
-		Verifier: verifier, Runtimes: images.known, BodyMemory: bodyMemory(cfg.BodyMemory), Logger: s.log.With("part", "lambdaapi"),
+		Verifier: verifier, Traces: s.traces, Runtimes: images.known, BodyMemory: bodyMemory(cfg.BodyMemory), Logger: s.log.With("part", "lambdaapi"),
 	})
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/hearth-compute/hearth/controlplane"
 	"github.com/hearth-compute/hearth/controlplane/router"
+	"github.com/hearth-compute/hearth/metrics"
 	"github.com/hearth-compute/hearth/proto/frame"
 	invokev1 "github.com/hearth-compute/hearth/proto/hearth/invoke/v1"
 )
@@ -47,6 +49,14 @@ const (
 // Errors: *router.RefusedError when the agent refused or nothing was sent, so
 // that it may be tried elsewhere; *controlplane.LostError otherwise.
 func (s *Server) Call(ctx context.Context, to router.Endpoint, req controlplane.InvokeRequest, timeout time.Duration) (controlplane.InvokeResult, error) {
+	ctx, span := s.cfg.Traces.Start(ctx, "agent call", trace.SpanKindClient)
+	span.Set("hearth.environment", string(to.Environment))
+	res, err := s.call(ctx, to, req, timeout)
+	span.End(err)
+	return res, err
+}
+
+func (s *Server) call(ctx context.Context, to router.Endpoint, req controlplane.InvokeRequest, timeout time.Duration) (controlplane.InvokeResult, error) {
 	var res controlplane.InvokeResult
 	err := errNoConnection(to.Instance)
 	for range maxDataConns { // a connection that broke sends nothing: the next may
@@ -80,6 +90,7 @@ func (d *dataConn) call(ctx context.Context, to router.Endpoint, req controlplan
 		Timeout:            durationpb.New(timeout),
 		ClientContext:      req.ClientContext,
 		TraceId:            req.TraceID,
+		Traceparent:        metrics.Traceparent(ctx),
 		ContentType:        req.ContentType,
 		PayloadBytes:       int64(len(req.Payload)),
 		InlineBytes:        maxInline,

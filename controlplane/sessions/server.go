@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hearth-compute/hearth/controlplane"
+	"github.com/hearth-compute/hearth/metrics"
 	"github.com/hearth-compute/hearth/proto"
 	agentv1 "github.com/hearth-compute/hearth/proto/hearth/agent/v1"
 )
@@ -62,7 +63,9 @@ type Config struct {
 	// further ones stay with their agents for as long. At least, and unless it is
 	// set, 16 MiB.
 	AnswerMemory int64
-	Logger       *slog.Logger
+	// Traces makes the spans of calls; nil makes none.
+	Traces *metrics.Traces
+	Logger *slog.Logger
 }
 
 // Server serves agents. Use New, then Run.

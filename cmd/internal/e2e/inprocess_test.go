@@ -93,21 +93,25 @@ type system struct {
 	addr     server.Addresses
 	lambda   *lambda.Client
 	operator operatorv1.OperatorServiceClient
+	otlp     string // the collector of all
 }
 
-// newSystem runs a control service.
-func newSystem(t *testing.T) *system {
+// newSystem runs a control service, configured as edits say.
+func newSystem(t *testing.T, edits ...func(*server.Config)) *system {
 	t.Helper()
 	cfg := server.Default()
 	cfg.Listen, cfg.AgentListen, cfg.OperatorListen, cfg.MetricsListen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	cfg.DataDir, cfg.Fleet, cfg.Logger = t.TempDir(), "static", slog.New(slog.DiscardHandler)
 	cfg.RuntimeImages = map[string]string{"provided.al2023": "fake"}
+	for _, edit := range edits {
+		edit(&cfg)
+	}
 	srv, err := server.New(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	run(t, "control", srv.Run)
-	s := &system{t: t, addr: srv.Addresses()}
+	s := &system{t: t, addr: srv.Addresses(), otlp: cfg.OTLPEndpoint}
 	s.lambda = lambda.New(lambda.Options{
 		Region: cfg.Region, BaseEndpoint: aws.String("http://" + s.addr.API), Retryer: aws.NopRetryer{},
 		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
@@ -171,7 +175,7 @@ func (s *system) agent(h *host) (stop func()) {
 		ContainerdAddress: "/run/none.sock", ContainerdNamespace: "none", NftTable: "none", CgroupParent: "/none",
 		InitPath: "/none/init", Region: "us-east-1", Subnet: netip.MustParsePrefix("10.201.0.0/24"),
 		CodeCache: 1 << 30, DataConnections: 2, DrainTimeout: 10 * time.Second, Version: "test", Hostname: "test",
-		Log: slog.New(slog.DiscardHandler),
+		OTLPEndpoint: s.otlp, Log: slog.New(slog.DiscardHandler),
 	}, daemon.Parts{Driver: func(out sandbox.Output) (daemon.Driver, error) {
 		return driver{fake.New(h.Host, out)}, nil
 	}})
@@ -209,10 +213,10 @@ func (s *system) publish() {
 	}
 }
 
-func (s *system) function() {
+func (s *system) function(edits ...func(*lambda.CreateFunctionInput)) {
 	s.t.Helper()
 	s.eventually("the function to be accepted", func() error {
-		_, err := s.lambda.CreateFunction(s.t.Context(), &lambda.CreateFunctionInput{
+		in := &lambda.CreateFunctionInput{
 			FunctionName: aws.String("f"), Role: aws.String("arn:aws:iam::123456789012:role/any"),
 			Runtime: types.RuntimeProvidedal2023, Handler: aws.String("bootstrap"), Code: &types.FunctionCode{ZipFile: bootstrapZip(s.t)},
 			MemorySize: aws.Int32(2048), Publish: true, PublishTo: types.FunctionVersionLatestPublishedLatestPublished,
@@ -221,7 +225,11 @@ func (s *system) function() {
 					CapacityProviderArn: aws.String("arn:aws:lambda:us-east-1:123456789012:capacity-provider:p"),
 				},
 			},
-		})
+		}
+		for _, edit := range edits {
+			edit(in)
+		}
+		_, err := s.lambda.CreateFunction(s.t.Context(), in)
 		return err
 	})
 }
