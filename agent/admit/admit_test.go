@@ -2,6 +2,7 @@ package admit_test
 
 import (
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -29,6 +30,28 @@ func TestDecideNamesTheFirstReasonThatApplies(t *testing.T) {
 	}
 }
 
+func TestDecideNamesTheLimitThatHolds(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		limits admit.Limits
+		want   agent.Reason
+	}{
+		{"all at once", admit.Limits{Concurrency: 8, CPU: 4, Memory: 4, MemoryFull: true, DiskFull: true}, agent.ReasonMemory},
+		{"no room for one more in memory", admit.Limits{Concurrency: 8, CPU: 4, Memory: 8, DiskFull: true}, agent.ReasonMemory},
+		{"disk and CPU", admit.Limits{Concurrency: 8, CPU: 4, DiskFull: true}, agent.ReasonDisk},
+		{"CPU and concurrency", admit.Limits{Concurrency: 8, CPU: 4, Memory: 20}, agent.ReasonCPU},
+		{"concurrency", admit.Limits{Concurrency: 8, Memory: 20}, agent.ReasonConcurrency},
+		{"none", admit.Limits{Concurrency: 16, CPU: 12, Memory: 20}, ""},
+	} {
+		c.limits.RetryAfter = time.Second
+		got := admit.Decide(admit.Load{Ready: true, InFlight: 8}, c.limits)
+		if got.Reason != c.want || got.Admitted == (got.Reason != "") || got.Admitted == (got.RetryAfter > 0) {
+			t.Errorf("%s: got %+v want %q", c.name, got, c.want)
+		}
+	}
+}
+
 func TestInvariant1_MoreLoadNeverTurnsARefusalIntoAnAdmission(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -37,7 +60,13 @@ func TestInvariant1_MoreLoadNeverTurnsARefusalIntoAnAdmission(t *testing.T) {
 			Draining: rapid.Bool().Draw(t, "draining"),
 			InFlight: rapid.IntRange(0, 2000).Draw(t, "in_flight"),
 		}
-		limits := admit.Limits{Concurrency: rapid.IntRange(1, 1600).Draw(t, "limit")}
+		limits := admit.Limits{
+			Concurrency: rapid.IntRange(1, 1600).Draw(t, "limit"),
+			CPU:         rapid.IntRange(0, 1600).Draw(t, "cpu"),
+			Memory:      rapid.IntRange(0, 1600).Draw(t, "memory"),
+			MemoryFull:  rapid.Bool().Draw(t, "memory_full"),
+			DiskFull:    rapid.Bool().Draw(t, "disk_full"),
+		}
 		more := load
 		more.InFlight += rapid.IntRange(0, 100).Draw(t, "more")
 		less, greater := admit.Decide(load, limits), admit.Decide(more, limits)
