@@ -69,7 +69,7 @@ func runUp(ctx context.Context, args []string) error {
 			Lambda: u.control.Listen, Agents: u.control.AgentListen,
 			Operators: u.control.OperatorListen, Metrics: u.control.MetricsListen,
 		},
-		Provider:  up.Provider{Name: u.control.DefaultProvider, AccountID: u.control.AccountID},
+		Provider:  provider(&u.control),
 		Region:    u.control.Region,
 		KeepData:  u.keepData,
 		Instances: instances,
@@ -77,6 +77,15 @@ func runUp(ctx context.Context, args []string) error {
 		Stdout:    os.Stdout,
 		Stderr:    os.Stderr,
 	})
+}
+
+// provider is the capacity provider that is made, by who may.
+func provider(c *server.Config) up.Provider {
+	p := up.Provider{Name: c.DefaultProvider, AccountID: c.AccountID, Region: c.Region}
+	if c.Verifies() {
+		p.AccessKeysFile = c.AccessKeysFile
+	}
+	return p
 }
 
 // upFlags is what the flags of "hearth up" say.

@@ -14,8 +14,8 @@ const (
 	SigV4Off  = "off"
 )
 
-// verifies tells whether signatures are verified.
-func (c *Config) verifies() bool {
+// Verifies tells whether signatures are verified.
+func (c *Config) Verifies() bool {
 	return c.SigV4 == SigV4On || c.SigV4 != SigV4Off && c.AccessKeysFile != ""
 }
 
@@ -27,17 +27,17 @@ func (c *Config) validateSignatures(fault func(flag, format string, args ...any)
 	default:
 		fault("sigv4", "%q is none of auto, on and off", c.SigV4)
 	}
-	if c.verifies() && c.AccessKeysFile == "" {
+	if c.Verifies() && c.AccessKeysFile == "" {
 		fault("access-keys-file", "is required with --sigv4=on")
 	}
-	if loopback, err := isLoopback(c.Listen); err == nil && !loopback && !c.verifies() && c.SigV4 != SigV4Off {
+	if loopback, err := isLoopback(c.Listen); err == nil && !loopback && !c.Verifies() && c.SigV4 != SigV4Off {
 		fault("access-keys-file", "is required: %s is not a loopback address; say --sigv4=off if everybody may call", c.Listen)
 	}
 }
 
 // verifier returns what verifies callers, nil if nothing does.
 func (s *Server) verifier(cfg Config) (*sigv4.Verifier, error) {
-	if !cfg.verifies() {
+	if !cfg.Verifies() {
 		return nil, nil //nolint:nilnil // nobody is verified
 	}
 	keys, err := sigv4.OpenKeys(cfg.AccessKeysFile, s.log.With("part", "sigv4"))

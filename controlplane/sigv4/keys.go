@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -110,6 +112,13 @@ func (k *Keys) set(content []byte) error {
 
 // find returns the key of that id, nil if there is none.
 func (k *Keys) find(id string) *key { return (*k.all.Load())[id] }
+
+// First is the key whose id comes first, for a service that calls itself.
+func (k *Keys) First() (id, secret, token string) {
+	all := *k.all.Load()
+	first := all[slices.Min(slices.Collect(maps.Keys(all)))]
+	return first.id, first.secret, first.token
+}
 
 // parse reads the sections of a file. Its errors repeat no secret.
 func parse(content []byte) (map[string]*key, error) {

@@ -24,6 +24,9 @@ func TestAFileOfKeysIsRead(t *testing.T) {
 	if b := k.find("B"); b == nil || b.name != "b" || b.secret != "with=equal=signs==" || !b.hasToken("t") || b.hasToken("") {
 		t.Errorf("key %+v", b)
 	}
+	if id, secret, token := k.First(); id != "A" || secret != exampleSecret || token != "" {
+		t.Errorf("the first key is %s, %s, %s", id, secret, token)
+	}
 	if k.find("") != nil || k.find("C") != nil {
 		t.Error("a key of nobody")
 	}

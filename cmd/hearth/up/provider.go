@@ -3,14 +3,21 @@ package up
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"runtime"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/containerd/errdefs"
+
+	"github.com/hearth-compute/hearth/controlplane/sigv4"
 )
 
 // Provider is the capacity provider that functions run on which name none.
@@ -19,6 +26,9 @@ type Provider struct {
 	Name string
 	// AccountID is that of its operator role, which nothing here assumes.
 	AccountID string
+	// Region and AccessKeysFile are those of the API; without a file it believes
+	// everybody.
+	Region, AccessKeysFile string
 }
 
 // create makes the provider, with three zones, unless it exists. Errors:
@@ -48,6 +58,9 @@ func (p Provider) create(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
+	if err := p.sign(req, body); err != nil {
+		return err
+	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return fmt.Errorf("making the capacity provider %s: %w: %w", p.Name, err, errdefs.ErrUnavailable)
@@ -58,4 +71,19 @@ func (p Provider) create(ctx context.Context, address string) error {
 	}
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
 	return fmt.Errorf("making the capacity provider %s: %s: %s: %w", p.Name, resp.Status, text, errdefs.ErrUnavailable)
+}
+
+// sign signs the request with a key of the API's own file.
+func (p Provider) sign(r *http.Request, body []byte) error {
+	if p.AccessKeysFile == "" {
+		return nil
+	}
+	keys, err := sigv4.OpenKeys(p.AccessKeysFile, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	var c aws.Credentials
+	c.AccessKeyID, c.SecretAccessKey, c.SessionToken = keys.First()
+	hash := sha256.Sum256(body)
+	return v4.NewSigner().SignHTTP(r.Context(), c, r, hex.EncodeToString(hash[:]), "lambda", p.Region, time.Now())
 }
