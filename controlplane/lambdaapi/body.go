@@ -86,11 +86,7 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request, b *bounds) (conten
 	held = b.weight * most
 	if !s.bodies.take(held) {
 		discard(w, r, b.limit)
-		return nil, 0, &exception{
-			name: "TooManyRequestsException", status: http.StatusTooManyRequests, retryAfter: time.Second,
-			reason:  string(types.ThrottleReasonCallerRateLimitExceeded),
-			message: "Rate Exceeded: the requests the service is reading take all the memory it has for them.",
-		}
+		return nil, 0, noMemory()
 	}
 	content, err = receive(w, r, b.limit)
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
@@ -110,6 +106,14 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request, b *bounds) (conten
 		held -= rest
 	}
 	return content, held, nil
+}
+
+func noMemory() error {
+	return &exception{
+		name: "TooManyRequestsException", status: http.StatusTooManyRequests, retryAfter: time.Second,
+		reason:  string(types.ThrottleReasonCallerRateLimitExceeded),
+		message: "Rate Exceeded: the requests the service is reading take all the memory it has for them.",
+	}
 }
 
 // receive reads a whole body of at most limit bytes.

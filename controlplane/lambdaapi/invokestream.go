@@ -17,11 +17,19 @@ import (
 const (
 	streamOperation   = "InvokeWithResponseStream"
 	streamContentType = "application/vnd.amazon.eventstream"
+	// streamMemory is what an answer takes whose caller does not read it: what the
+	// router has received of it then, and a piece on its way.
+	streamMemory = 640 << 10
 )
 
 // invokeStream serves InvokeWithResponseStream. What fails before the answer
 // begins is answered as by Invoke; from then on the last event says what failed.
 func (s *Server) invokeStream(w http.ResponseWriter, r *http.Request, requestID string) error {
+	if !s.bodies.take(streamMemory) {
+		discard(w, r, maxPayload)
+		return noMemory()
+	}
+	defer s.bodies.give(streamMemory)
 	req, held, err := s.invocation(w, r, requestID, &s.streamPayload)
 	if err != nil {
 		return err

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -175,6 +177,50 @@ func TestAStreamedInvokeIsRefusedBeforeItBegins(t *testing.T) {
 			refused(t, err, c.code, c.status, c.message)
 		})
 	}
+}
+
+func TestStreamsTakeABoundedAmountOfMemory(t *testing.T) {
+	t.Parallel()
+	const most = lambdaapi.LeastBodyMemory / (640 << 10)
+	hold, running := make(chan struct{}), make(chan struct{}, most)
+	s := streaming(t, func(_ context.Context, req controlplane.InvokeRequest) (controlplane.InvokeResult, error) {
+		err := req.Stream.Begin("")
+		running <- struct{}{}
+		<-hold
+		return controlplane.InvokeResult{}, err
+	})
+	ask := func() (*http.Response, error) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/2021-11-15/functions/f/response-streaming-invocations", nil)
+		if err != nil {
+			return nil, err
+		}
+		return http.DefaultClient.Do(req)
+	}
+	var all sync.WaitGroup
+	for range most {
+		all.Go(func() {
+			resp, err := ask()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			_ = resp.Body.Close()
+		})
+	}
+	for range most {
+		<-running
+	}
+	resp, err := ask()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != 429 || resp.Header.Get("X-Amzn-Errortype") != "TooManyRequestsException" {
+		t.Errorf("got %d %v", resp.StatusCode, resp.Header)
+	}
+	close(hold)
+	all.Wait()
 }
 
 func TestADryRunOfAStreamRunsNothing(t *testing.T) {

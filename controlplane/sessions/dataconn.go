@@ -23,8 +23,12 @@ import (
 const (
 	// maxMessage bounds one gRPC message: a 6 MB payload and its envelope.
 	maxMessage = 8 << 20
-	// windowSize of streams and connections: a 6 MB payload should not wait for
-	// a round trip every 64 KiB.
+	// streamWindow is how much of an answer is received before anybody reads it: a
+	// 6 MB payload should not wait for a round trip every 64 KiB, and a caller that
+	// reads nothing should not fill the memory.
+	streamWindow = 512 << 10
+	// windowSize is that of connections, and of sessions: gRPC receives it without
+	// anybody reading.
 	windowSize = 4 << 20
 	// maxDataConns is the most data connections one instance may hold; further
 	// ones replace the oldest.
@@ -72,7 +76,7 @@ func newDataConn(conn net.Conn) (*dataConn, error) {
 		// An agent that hangs keeps its kernel's half of the connection alive:
 		// whoever waits for it must hear of it long before a function's timeout.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, PermitWithoutStream: true}),
-		grpc.WithInitialWindowSize(windowSize),
+		grpc.WithInitialWindowSize(streamWindow),
 		grpc.WithInitialConnWindowSize(windowSize),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage), grpc.ForceCodecV2(frame.New())),
 	)
