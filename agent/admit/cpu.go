@@ -42,7 +42,8 @@ const (
 
 // window adds up samples.
 type window struct {
-	elapsed, used time.Duration
+	elapsed, used, stalled time.Duration
+
 	host, samples int
 	peak          int
 	refused       int64
@@ -100,6 +101,7 @@ func (c *cpuLimit) observe(u Usage, w Work) int {
 func (w *window) add(u Usage, work Work) {
 	w.elapsed += u.Elapsed
 	w.used += u.CPU
+	w.stalled += u.Stalled
 	w.host += u.Host.CPUPermille
 	w.samples++
 	w.peak = max(w.peak, work.Peak, work.InFlight)
@@ -107,9 +109,11 @@ func (w *window) add(u Usage, work Work) {
 }
 
 // use is which part of the CPU time an environment may have it used, in
-// thousandths; on a host without CPU time to spare, that is all it got.
+// thousandths. Where some of its threads wait for the CPU all the time, it used
+// all it got, however little that was, and on a host without CPU time to spare.
 func (c *cpuLimit) use(w window) float64 {
 	own := float64(w.used) / float64(w.elapsed) * 1e6 / float64(c.quota)
+	own = max(own, min(1, float64(w.stalled)/float64(w.elapsed))*1000)
 	if host := float64(w.host) / float64(w.samples); own >= hostShare {
 		return max(own, host)
 	}

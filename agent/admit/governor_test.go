@@ -227,3 +227,26 @@ func TestObserveDoesNotAllocate(t *testing.T) {
 		t.Fatalf("%v allocations", n)
 	}
 }
+
+// TestWhatGetsLittleOfAQuotaIsLimitedByWhatItGets is an environment on a host
+// whose CPU others use: its quota is never reached.
+func TestWhatGetsLittleOfAQuotaIsLimitedByWhatItGets(t *testing.T) {
+	t.Parallel()
+	g := admit.NewGovernor(admit.Config{Concurrency: 64, CPU: 1000})
+	u := interval(mib, 0)
+	u.CPU, u.Stalled = u.Elapsed/5, u.Elapsed
+	var limits admit.Limits
+	for range 100 {
+		limits = g.Observe(u, admit.Work{InFlight: 64, Peak: 64})
+	}
+	if limits.CPU != 4 {
+		t.Errorf("got %+v", limits)
+	}
+	u.Stalled = u.Elapsed / 2
+	for range 100 {
+		limits = g.Observe(u, admit.Work{InFlight: 4, Peak: 4})
+	}
+	if limits.CPU != 0 {
+		t.Errorf("got %+v once it has CPU time to spare", limits)
+	}
+}

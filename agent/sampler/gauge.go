@@ -68,6 +68,7 @@ func (g *gauge) measure(log *slog.Logger, name string, now time.Time, how Depth)
 	}
 	if g.known {
 		u.CPU, u.Throttled = max(0, use.CPU-g.last.CPU), max(0, use.Throttled-g.last.Throttled)
+		u.Stalled = max(0, use.Stalled.CPU-g.last.Stalled.CPU)
 	}
 	u.Memory, u.MemoryLimit = use.Memory, use.MemoryLimit
 	g.average(mark{at: now, cpu: use.CPU, throttled: use.Throttled})

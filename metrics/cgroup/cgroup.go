@@ -76,7 +76,8 @@ type Sample struct {
 	// OOMKills is how many processes the kernel has killed for want of memory.
 	OOMKills int64
 	// Stalled is how long, so far, some task waited for a resource; zero where the
-	// kernel does not tell, as with version 1.
+	// kernel does not tell: version 1 alone never does, and beside version 2 only for
+	// the CPU.
 	Stalled Stalls
 }
 
@@ -139,6 +140,9 @@ func (l Layout) Open(path string) (*Reader, error) {
 		if d.controller != "" {
 			mount = l.Controllers[d.controller]
 		}
+		if mount == "" && d.optional {
+			continue
+		}
 		if mount == "" {
 			return nil, errors.Join(fmt.Errorf("cgroup %s: no hierarchy for %s: %w", path, d.name, errdefs.ErrUnavailable), r.Close())
 		}
@@ -163,6 +167,9 @@ func legacy() []definition {
 		{"memory", "memory.stat", false, true, func(c []byte, r *reading) { r.inactive = value(c, "total_inactive_file") }},
 		{"memory", "memory.limit_in_bytes", false, true, func(c []byte, r *reading) { r.limit(number(c)) }},
 		{"memory", "memory.oom_control", true, true, func(c []byte, r *reading) { r.OOMKills = value(c, "oom_kill") }},
+		// Hybrid hosts have the same cgroup in version 2 without controllers: who waits
+		// for the CPU is known there nevertheless.
+		{"", "cpu.pressure", true, false, func(c []byte, r *reading) { r.Stalled.CPU = stalled(c, r.Stalled.CPU) }},
 	}
 }
 
@@ -177,7 +184,7 @@ func unified() []definition {
 		{"", "memory.stat", false, true, func(c []byte, r *reading) { r.inactive = value(c, "inactive_file") }},
 		{"", "memory.max", false, true, func(c []byte, r *reading) { r.limit(number(c)) }},
 		{"", "memory.events", true, true, func(c []byte, r *reading) { r.OOMKills = value(c, "oom_kill") }},
-		{"", "cpu.pressure", true, true, func(c []byte, r *reading) { r.Stalled.CPU = stalled(c, r.Stalled.CPU) }},
+		{"", "cpu.pressure", true, false, func(c []byte, r *reading) { r.Stalled.CPU = stalled(c, r.Stalled.CPU) }},
 		{"", "memory.pressure", true, true, func(c []byte, r *reading) { r.Stalled.Memory = stalled(c, r.Stalled.Memory) }},
 		{"", "io.pressure", true, true, func(c []byte, r *reading) { r.Stalled.IO = stalled(c, r.Stalled.IO) }},
 	}
@@ -197,9 +204,9 @@ func (r *reading) limit(bytes int64) {
 // cgroup is gone), Unavailable.
 func (r *Reader) Sample() (Sample, error) { return r.read(false) }
 
-// Quick is Sample at a fraction of its cost: CPU time, throttled time and the
-// whole of the memory are read now; limit, reclaimable cache, OOM kills and
-// stalls are those of the last Sample.
+// Quick is Sample at a fraction of its cost: CPU time, throttled and stalled, and
+// the whole of the memory are read now; limit, reclaimable cache, OOM kills and
+// other stalls are those of the last Sample.
 func (r *Reader) Quick() (Sample, error) { return r.read(true) }
 
 func (r *Reader) read(quick bool) (Sample, error) {
