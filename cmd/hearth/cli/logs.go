@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -75,6 +78,11 @@ func (a *app) logs(ctx context.Context, req *operatorv1.LogsRequest) error {
 		return err
 	}
 	defer c.close()
+	if req.GetFollow() { // an interrupt is how that ends
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+		defer stop()
+	}
 	stream, err := c.Logs(ctx, req)
 	if err != nil {
 		return c.explain(err)
@@ -92,7 +100,10 @@ func (a *app) logs(ctx context.Context, req *operatorv1.LogsRequest) error {
 				return err
 			}
 		}
-		if err := a.printLines(m.GetLines()); err != nil {
+		switch err := a.printLines(m.GetLines()); {
+		case errors.Is(err, syscall.EPIPE): // whoever read it has enough
+			return nil
+		case err != nil:
 			return err
 		}
 	}

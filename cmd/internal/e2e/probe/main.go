@@ -26,6 +26,10 @@ type Event struct {
 	Dial, Say string
 	// SleepMS waits.
 	SleepMS int
+	// Text prints a line that does not say whose it is, Lines so many of JSON, a
+	// millisecond apart, that do.
+	Text  string
+	Lines int
 	// Crash ends the process.
 	Crash bool
 	// Fail answers an error.
@@ -68,6 +72,7 @@ func (s *state) handle(ctx context.Context, e Event) (*Answer, error) {
 		}
 	}
 	time.Sleep(time.Duration(e.SleepMS) * time.Millisecond)
+	e.print(ctx)
 	if e.Crash {
 		os.Exit(3)
 	}
@@ -85,6 +90,17 @@ func (s *state) handle(ctx context.Context, e Event) (*Answer, error) {
 		a.RequestID = lc.AwsRequestID
 	}
 	return a, nil
+}
+
+func (e Event) print(ctx context.Context) {
+	if e.Text != "" {
+		fmt.Println(e.Text)
+	}
+	lc, _ := lambdacontext.FromContext(ctx)
+	for i := range e.Lines {
+		fmt.Printf("{\"requestId\":%q,\"n\":%d}\n", lc.AwsRequestID, i)
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // read says what a file is.
