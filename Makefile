@@ -34,6 +34,12 @@ build: ## static binaries in ./bin
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o bin/ $(BINARIES:%=./cmd/%)
 
+.PHONY: runtimes
+runtimes: ## runtime images in ./bin/runtimes, where packages can be had
+	@for kind in base python node; do \
+		deploy/runtimes/build $$kind bin/runtimes/$$kind.tar || [ $$? -eq 75 ] || exit 1; \
+	done
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf bin dist
