@@ -66,7 +66,7 @@ func doors() []door {
 		{
 			behind: []string{"proto"},
 			open: []string{
-				"controlplane/sessions", "controlplane/operator", "agent/session", "agent/invoke",
+				"controlplane/sessions", "controlplane/operator", "agent/session", "agent/invoke", "agent/logs/rpc",
 				"cmd/hearth", "cmd/internal/e2e",
 				"agent/daemon", "controlplane/server", // they register the services
 			},
