@@ -39,8 +39,10 @@ func appendHead(b []byte, now time.Time, kind string) []byte {
 // much faster at RFC 3339.
 func appendTime(b []byte, t time.Time) []byte {
 	b = t.UTC().AppendFormat(b, time.RFC3339)
-	ms := t.Nanosecond() / int(time.Millisecond)
-	return append(b[:len(b)-1], '.', byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z') //nolint:mnd // decimals
+	const second = 1000 // in place of the Z, for its zeros
+	b = strconv.AppendInt(b[:len(b)-1], int64(second+t.Nanosecond()/int(time.Millisecond)), 10)
+	b[len(b)-len("000")-1] = '.'
+	return append(b, 'Z')
 }
 
 // appendField appends what comes before a value, and the value as a string.
