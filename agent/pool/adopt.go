@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hearth-compute/hearth/agent/runtimeapi"
 	"github.com/hearth-compute/hearth/sandbox"
 )
 
@@ -98,11 +97,15 @@ func (p *Pool) exited(ev sandbox.Event) {
 	in := p.sandboxes[ev.ID]
 	first := in != nil && !in.hasExited
 	if first {
-		in.hasExited = true
+		in.hasExited, in.sandboxExit = true, ev.Exit
 		close(in.exited)
 	}
 	p.mu.Unlock()
-	if first {
-		p.fall(in, runtimeapi.Exit{Code: ev.Exit.Code, OutOfMemory: ev.Exit.OOMKilled})
+	switch {
+	case !first:
+	case in.link.connected(): // what init said last is on its way, and says more
+		time.AfterFunc(lastWords, in.link.hangUp)
+	default:
+		p.fallWhole(in)
 	}
 }

@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	// linkAddress is where the init process of every environment finds the agent.
-	linkAddress = "127.0.0.1:9002"
+	// linkAddress is where the init process of every environment finds the agent. It
+	// takes no port from functions: this one is the Runtime API's on another address.
+	linkAddress = "127.0.0.2:9001"
 	// extensionsDir has the external extensions, one file each.
 	extensionsDir = "/opt/extensions"
 	// sayLimit is how long init may take to read what the agent says.
@@ -142,6 +143,10 @@ func (p *Pool) converse(ctx context.Context, in *incarnation, l net.Listener) {
 			p.cfg.Log.DebugContext(ctx, "link to init ended", "sandbox", string(in.id), "err", err)
 		}
 		in.link.hangUp()
+		if closed(in.exited) {
+			p.fallWhole(in)
+			return
+		}
 	}
 }
 
@@ -208,6 +213,14 @@ func processExit(f link.Frame) runtimeapi.Exit {
 		e.Kind = "Extension.LaunchError"
 	}
 	return e
+}
+
+// fallWhole is fall for the whole sandbox, which has stopped.
+func (p *Pool) fallWhole(in *incarnation) {
+	p.mu.Lock()
+	exit := in.sandboxExit
+	p.mu.Unlock()
+	p.fall(in, runtimeapi.Exit{Code: exit.Code, OutOfMemory: exit.OOMKilled})
 }
 
 // fall records that a process of an incarnation has ended, whichever was first,

@@ -23,7 +23,7 @@ import (
 	"github.com/hearth-compute/hearth/sandbox/link"
 )
 
-const linkAddress = "127.0.0.1:9002"
+const linkAddress = "127.0.0.2:9001"
 
 // supervised plays the init process: it finds extensions, starts what it is told
 // to as goroutines, and remembers what it was told.

@@ -188,6 +188,8 @@ type incarnation struct {
 	exit      runtimeapi.Exit
 	hasFallen bool
 	hasExited bool
+	// sandboxExit is how the sandbox stopped, once it has.
+	sandboxExit sandbox.Exit
 	// failed says that it ends because something in it went wrong.
 	failed          bool
 	created         bool

@@ -69,7 +69,7 @@ func TestAZipFunctionsSandbox(t *testing.T) {
 			"_AWS_XRAY_DAEMON_PORT=2000",
 			"_HANDLER=index.handler",
 		},
-		Link:       sandbox.Link{Address: "127.0.0.1:9002", Helpers: "/opt/extensions"},
+		Link:       sandbox.Link{Address: "127.0.0.2:9001", Helpers: "/opt/extensions"},
 		WorkingDir: "/var/task",
 		User:       sandbox.User{UID: 993, GID: 990},
 		Mounts:     []sandbox.Mount{{Source: "/data/code/abc", Target: "/var/task"}},

@@ -95,6 +95,8 @@ func (o *owner) collect(wait time.Duration) {
 		select {
 		case f := <-o.exits:
 			o.said = append(o.said, f...)
+		case done := <-o.flushes:
+			close(done)
 		case <-timer.C:
 			return
 		}

@@ -23,7 +23,7 @@ const (
 	// ended: others may hold on to it.
 	lastLines = 100 * time.Millisecond
 	// lastFrames is how long the owner may take to accept the last exit.
-	lastFrames = 50 * time.Millisecond
+	lastFrames = time.Second
 )
 
 // supervisor starts processes and sees them end. One goroutine owns it.

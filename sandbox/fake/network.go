@@ -15,7 +15,7 @@ import (
 // network is the loopback interface of one sandbox.
 type network struct {
 	mu        sync.Mutex
-	listeners map[string]*listener // by port
+	listeners map[string]*listener // by place
 	lastPort  int
 	streams   []*stream
 }
@@ -39,19 +39,33 @@ func (n *network) listen(address string, owner *Runtime) (net.Listener, error) {
 		n.lastPort++
 		port = strconv.Itoa(n.lastPort)
 	}
-	if n.listeners[port] != nil {
-		return nil, fmt.Errorf("address %s in use: %w", address, errdefs.ErrAlreadyExists)
+	for at, l := range n.listeners {
+		if at == place(host, port) || l.port == port && (at == place("", port) || place(host, port) == place("", port)) {
+			return nil, fmt.Errorf("address %s in use: %w", address, errdefs.ErrAlreadyExists)
+		}
 	}
 	number, err := strconv.Atoi(port)
 	if err != nil {
 		return nil, fmt.Errorf("port %q: %w", port, errdefs.ErrInvalidArgument)
 	}
 	l := &listener{
-		net: n, port: port, owner: owner, addr: &net.TCPAddr{IP: net.ParseIP(host), Port: number},
+		net: n, port: port, place: place(host, port), owner: owner, addr: &net.TCPAddr{IP: net.ParseIP(host), Port: number},
 		arriving: make(chan net.Conn), gone: make(chan struct{}), open: map[*conn]bool{},
 	}
-	n.listeners[port] = l
+	n.listeners[l.place] = l
 	return l, nil
+}
+
+// place is where a listener is found: by address and port, or by its port alone
+// if it listens on every address.
+func place(host, port string) string {
+	switch host {
+	case "0.0.0.0":
+		host = ""
+	case "localhost", "sandbox", "sandbox.localdomain":
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
 }
 
 func (n *network) dial(ctx context.Context, address string) (net.Conn, error) {
@@ -60,7 +74,10 @@ func (n *network) dial(ctx context.Context, address string) (net.Conn, error) {
 		return nil, err
 	}
 	n.mu.Lock()
-	l := n.listeners[port]
+	l := n.listeners[place(host, port)]
+	if l == nil {
+		l = n.listeners[place("", port)]
+	}
 	n.mu.Unlock()
 	local := host == "localhost" || host == "sandbox" || host == "sandbox.localdomain" || net.ParseIP(host).IsLoopback()
 	if l == nil || !local {
@@ -110,6 +127,7 @@ func (n *network) close(which func(*listener) bool) {
 type listener struct {
 	net      *network
 	port     string
+	place    string
 	owner    *Runtime
 	addr     *net.TCPAddr
 	arriving chan net.Conn
@@ -146,7 +164,7 @@ func (l *listener) Close() error {
 		close(l.gone)
 		l.net.mu.Lock()
 		defer l.net.mu.Unlock()
-		delete(l.net.listeners, l.port)
+		delete(l.net.listeners, l.place)
 	})
 	return nil
 }
