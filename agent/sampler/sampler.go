@@ -162,7 +162,7 @@ func (s *Sampler) Run(ctx context.Context) error {
 	tick := time.NewTicker(s.cfg.Interval)
 	defer tick.Stop()
 	for {
-		s.sample(time.Now())
+		s.Sample(time.Now())
 		select {
 		case <-ctx.Done():
 			return nil
@@ -178,9 +178,9 @@ func (s *Sampler) closeAll() {
 	s.host.close(s.cfg.Log, "host")
 }
 
-// sample measures everything once, without allocating unless sandboxes came or
-// went.
-func (s *Sampler) sample(now time.Time) {
+// Sample measures everything once; Run calls it. It does not allocate unless
+// sandboxes came or went.
+func (s *Sampler) Sample(now time.Time) {
 	host, heat := s.sampleHost(now)
 	s.targets = s.cfg.Targets(s.targets[:0])
 	s.round++

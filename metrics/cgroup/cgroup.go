@@ -114,6 +114,9 @@ type definition struct {
 	take             func([]byte, *reading)
 }
 
+// wholePage is what the kernel makes at once of what it writes.
+const wholePage = 4 << 10
+
 // bufferSize holds the longest of the files, memory.stat, several times.
 const bufferSize = 16 << 10
 
@@ -252,10 +255,13 @@ func pread(f *os.File, buf []byte) (int, error) {
 			continue
 		case err != nil:
 			return 0, err
-		case n == 0:
-			return total, nil
 		}
 		total += n
+		// The kernel gives what it writes at once as far as there is room, at least
+		// this much of it: less is all, and asking again would write it again.
+		if n < wholePage {
+			return total, nil
+		}
 	}
 	return total, nil
 }
