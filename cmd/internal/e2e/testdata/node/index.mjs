@@ -24,8 +24,9 @@ export const handler = async (event, context) => {
   if ('exit' in event) {
     process.exit(event.exit);
   }
-  if (event.abort) {
-    process.abort();
+  if (event.kill) {
+    process.kill(process.pid, event.kill);
+    await sleep(1000);
   }
   if (event.pool) { // what takes a thread of libuv's pool
     await Promise.all([promisify(pbkdf2)('a', 'b', 1000, 32, 'sha256'), readFile('/etc/passwd'), lookup('localhost')]);
