@@ -72,6 +72,9 @@ type Config struct {
 	// http://HOST:PORT or https://HOST:PORT; empty means none. --otlp-endpoint
 	OTLPEndpoint string
 
+	// StreamRate is how many bytes a second a streamed answer may have after its
+	// first 6 MiB; 0 means no limit. --stream-rate
+	StreamRate agent.Bytes
 	// FixedLimits admits up to the configured concurrency, whatever CPU, memory and
 	// disk say; for measuring what that does. --fixed-limits
 	FixedLimits bool

@@ -314,10 +314,10 @@ func (a *Agent) assemble(ctx context.Context) error {
 		Answers: semaphore.NewWeighted(payloads),
 		Region:  a.cfg.Region,
 
-		Unlimited: a.cfg.FixedLimits,
-		Crowded:   func() bool { return a.sampler.HostFull() },
-		Roles:     a.roles,
-		Log:       a.cfg.Log,
+		Unlimited: a.cfg.FixedLimits, StreamRate: a.cfg.StreamRate,
+		Crowded: func() bool { return a.sampler.HostFull() },
+		Roles:   a.roles,
+		Log:     a.cfg.Log,
 
 		Credentials: withCredentials,
 	})

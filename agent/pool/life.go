@@ -47,7 +47,7 @@ func (p *Pool) incarnateLocked(ctx context.Context, id sandbox.ID, a agent.Assig
 	e := p.environmentLocked(a)
 	api := runtimeapi.Config{
 		Environment: a.Environment, Concurrency: max(1, a.MaxConcurrency), CPU: a.Limits.CPU, Answers: p.cfg.Answers, Log: p.cfg.Log,
-		PerInvoke: e.learnedLocked(), Unlimited: p.cfg.Unlimited, Worn: p.wake,
+		PerInvoke: e.learnedLocked(), Unlimited: p.cfg.Unlimited, Worn: p.wake, StreamRate: p.cfg.StreamRate,
 		Function: runtimeapi.Function{Name: a.FunctionName, Version: a.Version, Handler: a.Handler, AccountID: accountID(a.FunctionARN)},
 	}
 	api.Traces, api.ActiveTracing = p.cfg.Traces, a.TracingMode == "Active"
@@ -103,7 +103,6 @@ func (p *Pool) live(agentCtx, ctx context.Context, in *incarnation) {
 // bringUp does everything up to the first /next. release gives back what was
 // taken, also after an error.
 func (p *Pool) bringUp(ctx context.Context, in *incarnation, serve func(runtime, init net.Listener)) (release func(), err error) {
-	release = func() {}
 	if in.adopted {
 		release = p.keepUnpacked(in.assignment)
 	} else {

@@ -108,6 +108,9 @@ type Config struct {
 	// Answers is the memory that all environments receive large answers into; nil
 	// means any.
 	Answers runtimeapi.Memory
+	// StreamRate is how many bytes a second a streamed answer may have after its
+	// first 6 MiB; 0 means no limit.
+	StreamRate agent.Bytes
 	// Unlimited admits up to the configured concurrency, whatever CPU, memory and
 	// disk say.
 	Unlimited bool

@@ -62,6 +62,7 @@ type flags struct {
 	memory, cache  boot.Size
 	// environmentLogs and logs are what is kept of what functions print.
 	environmentLogs, logs boot.Size
+	streamRate            boot.Size
 	check, destroy        bool
 	version               bool
 }
@@ -93,6 +94,7 @@ func register(fs *flag.FlagSet) *flags {
 	fs.StringVar(&c.Listen, "listen", "", "loopback `HOST:PORT` for gRPC health and reflection; empty means none")
 	fs.StringVar(&c.MetricsListen, "metrics-listen", "", "loopback `HOST:PORT` for /metrics, /healthz and /readyz; empty means none")
 	fs.DurationVar(&c.DrainTimeout, "drain-timeout", 15*time.Minute, "how long invokes may run on after SIGTERM")
+	fs.Var(&f.streamRate, "stream-rate", "bytes a second of a streamed answer after its first 6 MiB; 0 means no limit, 2MiB is AWS's")
 	fs.BoolVar(&c.FixedLimits, "fixed-limits", false, "admit up to the configured concurrency whatever CPU, memory and disk say; to measure what that does")
 	fs.StringVar(&c.OTLPEndpoint, "otlp-endpoint", "", "`URL` of the OpenTelemetry collector that gets spans and functions' logs by gRPC, http://HOST:PORT or https://HOST:PORT; empty means none")
 	fs.BoolVar(&f.check, "check", false, "check the flags and exit")
@@ -121,7 +123,7 @@ func (f *flags) config() (daemon.Config, error) {
 		cfg.DenyCIDRs = append(cfg.DenyCIDRs, prefix)
 	}
 	cfg.Allocatable = agent.Resources{CPU: agent.MilliCPU(f.vcpu), Memory: agent.Bytes(f.memory)}
-	cfg.CodeCache = agent.Bytes(f.cache)
+	cfg.CodeCache, cfg.StreamRate = agent.Bytes(f.cache), agent.Bytes(f.streamRate)
 	cfg.EnvironmentLogs, cfg.Logs = agent.Bytes(f.environmentLogs), agent.Bytes(f.logs)
 	if cfg.InitPath == "" {
 		self, err := os.Executable()
