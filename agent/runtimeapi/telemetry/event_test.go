@@ -3,6 +3,7 @@ package telemetry_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
@@ -182,36 +183,36 @@ func TestLinesAreObjectsOrText(t *testing.T) {
 func FuzzLine(f *testing.F) {
 	for _, seed := range []string{"", "x", "\xff\"\\\n", `{"a":[1,{}]}`, "{", "\u2028\U0001f600", "{}\r"} {
 		f.Add([]byte(seed), true)
+		f.Add([]byte(seed), false)
 	}
 	f.Fuzz(func(t *testing.T, line []byte, asJSON bool) {
-		var got []byte
-		cfg := telemetry.Config{JSON: asJSON, Sink: func(e telemetry.Event) { got = bytes.Clone(e.Text) }}
-		h := telemetry.New(cfg)
-		h.Function(line)
-		// The same renderer makes the strings of records.
-		cfg.JSON = true
-		h = telemetry.New(cfg)
-		h.InitStart("")
-		h.ExtensionState(string(line), "Ready", nil, "")
-		var e struct {
-			Record struct {
-				Name string `json:"name"`
-			} `json:"record"`
-		}
-		if err := json.Unmarshal(got, &e); err != nil {
-			t.Fatalf("%q: %v", got, err)
-		}
-		if want := strings.ToValidUTF8(e.Record.Name, "\ufffd"); want != e.Record.Name {
-			t.Errorf("not text: %q", e.Record.Name)
-		}
-		var want string
-		quoted, err := json.Marshal(string(line))
-		if err == nil {
-			err = json.Unmarshal(quoted, &want)
-		}
-		if err != nil || e.Record.Name != want {
-			t.Errorf("got %q, want %q (%v)", e.Record.Name, want, err)
-		}
+		synctest.Test(t, func(t *testing.T) {
+			cfg := config()
+			cfg.JSON = asJSON
+			w := newWorld(t, cfg)
+			r := w.receive(t, 81, nil)
+			w.subscribe(t, "x", 81, function, "")
+			w.hub.Function(line)
+			w.hub.Flush(t.Context())
+			got := r.events()
+			if len(got) != 1 {
+				t.Fatalf("got %+v", r.got())
+			}
+			if asJSON && bytes.HasPrefix(bytes.TrimLeft(line, " \t"), []byte{'{'}) && json.Valid(line) {
+				if record := bytes.TrimSpace(got[0].Record); !bytes.Equal(record, bytes.TrimSpace(line)) {
+					t.Errorf("got %s", record)
+				}
+				return
+			}
+			var text, want string
+			quoted, err := json.Marshal(string(line))
+			if err == nil {
+				err = errors.Join(json.Unmarshal(quoted, &want), json.Unmarshal(got[0].Record, &text))
+			}
+			if err != nil || text != want {
+				t.Errorf("got %q, want %q (%v)", text, want, err)
+			}
+		})
 	})
 }
 

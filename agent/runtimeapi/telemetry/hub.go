@@ -59,6 +59,7 @@ const (
 
 var (
 	errReplaced = errors.New("the extension subscribed anew")
+	errStopped  = errors.New("the environment has ended")
 	errFlush    = errors.New("telemetry could not be delivered within a second")
 )
 
@@ -182,6 +183,9 @@ func (h *Hub) stop() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.stopped = true
+	for _, s := range h.subscribers {
+		s.endLocked(errStopped)
+	}
 	h.subscribers, h.early = nil, nil
 	h.wanted.Store(0)
 }
@@ -287,8 +291,8 @@ func (h *Hub) enter(s *subscriber) bool {
 		return false
 	}
 	h.subscribers = slices.DeleteFunc(h.subscribers, func(old *subscriber) bool {
-		if old.name == s.name && old.cancel != nil {
-			old.cancel(errReplaced)
+		if old.name == s.name {
+			old.endLocked(errReplaced)
 		}
 		return old.name == s.name
 	})

@@ -169,6 +169,44 @@ func TestASubscriptionTakesThePlaceOfTheFormer(t *testing.T) {
 	})
 }
 
+func TestConnectionsNobodySendsOnAreClosed(t *testing.T) {
+	t.Parallel()
+	closed := 0
+	h := telemetry.New(telemetry.Config{ // which does not run yet
+		Dial: func(context.Context, string) (net.Conn, error) {
+			near, _ := net.Pipe()
+			return counted{near, &closed}, nil
+		},
+		Log: slog.New(slog.DiscardHandler),
+	})
+	for range 3 {
+		if err := h.Subscribe(t.Context(), "x", body(`"HTTP"`, `"TCP","port":82`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if closed != 2 {
+		t.Errorf("%d are closed", closed)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(nil)
+	h.Run(ctx)
+	if closed != 3 {
+		t.Errorf("%d are closed in the end", closed)
+	}
+}
+
+// counted counts being closed.
+type counted struct {
+	net.Conn
+
+	closed *int
+}
+
+func (c counted) Close() error {
+	*c.closed++
+	return c.Conn.Close()
+}
+
 func TestAnswersOfSubscribersLeadNowhere(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -114,6 +114,16 @@ func (s *subscriber) nudge() {
 	}
 }
 
+// endLocked ends the sender, or what it would have ended if it never ran; closing
+// a connection does not block.
+func (s *subscriber) endLocked(cause error) {
+	if s.cancel != nil {
+		s.cancel(cause)
+		return
+	}
+	s.to.close()
+}
+
 // flushLocked returns what is closed once all events so far are settled.
 func (s *subscriber) flushLocked() <-chan struct{} {
 	f := flush{target: s.added, done: make(chan struct{})}
