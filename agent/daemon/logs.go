@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
-
 	"github.com/hearth-compute/hearth/agent"
 	"github.com/hearth-compute/hearth/agent/logs"
 	"github.com/hearth-compute/hearth/agent/logs/otlp"
@@ -66,7 +63,11 @@ func (a *Agent) assembleLogs(ctx context.Context) (err error) {
 	}
 	a.output.Keep(a.printed.store)
 	a.printed.server = rpc.New(a.printed.store)
-	return a.printed.observe(a.metrics.meter)
+	var shipped logs.Shipped
+	if a.printed.shipper != nil {
+		shipped = a.printed.shipper
+	}
+	return logs.Observe(a.metrics.registry.Meter("agent/logs"), a.printed.store, shipped)
 }
 
 // loops are what must run.
@@ -76,42 +77,4 @@ func (p *printed) loops() []func(context.Context) error {
 		loops = append(loops, p.shipper.Run)
 	}
 	return loops
-}
-
-// observe makes p the source of the metrics about lines.
-func (p *printed) observe(meter metric.Meter) error {
-	var counters [3]metric.Int64ObservableCounter
-	var err error
-	for i, c := range []struct{ name, help string }{
-		{"hearth_agent_log_lines", "Lines of functions, extensions and the platform that were kept."},
-		{"hearth_agent_log_lines_lost", "Lines that were not kept, or not shipped, by reason."},
-		{"hearth_agent_log_lines_shipped", "Lines that the OpenTelemetry collector took."},
-	} {
-		if counters[i], err = meter.Int64ObservableCounter(c.name, metric.WithDescription(c.help)); err != nil {
-			return fmt.Errorf("setting up metric %s: %w", c.name, err)
-		}
-	}
-	size, err := meter.Int64ObservableGauge("hearth_agent_log_bytes", metric.WithDescription("What the lines that are kept take of the disk."))
-	if err != nil {
-		return fmt.Errorf("setting up metric hearth_agent_log_bytes: %w", err)
-	}
-	_, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		lost := func(n int64, reason string) {
-			o.ObserveInt64(counters[1], n, metric.WithAttributes(attribute.String("reason", reason)))
-		}
-		c := p.store.Counts()
-		o.ObserveInt64(counters[0], c.Kept)
-		o.ObserveInt64(size, c.Bytes)
-		lost(c.LostMemory, "memory")
-		lost(c.LostDisk, "disk")
-		if p.shipper != nil {
-			lost(p.shipper.Dropped(), "collector")
-			o.ObserveInt64(counters[2], p.shipper.Shipped())
-		}
-		return nil
-	}, counters[0], counters[1], counters[2], size)
-	if err != nil {
-		return fmt.Errorf("observing metrics of logs: %w", err)
-	}
-	return nil
 }

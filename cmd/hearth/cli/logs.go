@@ -95,18 +95,22 @@ func (a *app) logs(ctx context.Context, req *operatorv1.LogsRequest) error {
 		case err != nil:
 			return c.explain(err)
 		}
-		for _, notice := range m.GetNotices() {
-			if _, err := fmt.Fprintf(a.env.Stderr, "hearth logs: %s\n", printable(notice)); err != nil {
-				return err
-			}
-		}
-		switch err := a.printLines(m.GetLines()); {
+		switch err := errors.Join(a.printNotices(m.GetNotices()), a.printLines(m.GetLines())); {
 		case errors.Is(err, syscall.EPIPE): // whoever read it has enough
 			return nil
 		case err != nil:
 			return err
 		}
 	}
+}
+
+func (a *app) printNotices(notices []string) error {
+	for _, n := range notices {
+		if _, err := fmt.Fprintf(a.env.Stderr, "hearth logs: %s\n", printable(n)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *app) printLines(lines []*operatorv1.LogLine) error {

@@ -9,9 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/hearth-compute/hearth/cmd/hearth/cli"
@@ -50,22 +52,21 @@ func TestLogsAsksForWhatTheFlagsSay(t *testing.T) {
 	t.Parallel()
 	c := &control{}
 	address := serve(t, c)
-	_, stderr, err := hearth(t, address, "logs", "hello", "--version", "3", "--environment", "e-01", "--request-id", "r", "--since", "10m", "--tail", "7")
-	if err != nil || !strings.Contains(stderr, "hearth logs: instance i-0b cannot be reached") {
-		t.Fatalf("got %v %q", err, stderr)
-	}
-	r := c.logs
-	if r.GetVersion() != "3" || r.GetEnvironment() != "e-01" || r.GetRequestId() != "r" || r.GetTail() != 7 || !r.GetSince().AsTime().Equal(now.Add(-10*time.Minute)) {
-		t.Errorf("asked for %v", r)
-	}
-	if _, _, err := hearth(t, address, "logs", "hello", "--since", "2026-11-23T12:00:00Z", "--tail", "0"); err != nil {
-		t.Fatal(err)
-	}
-	if r := c.logs; r.Tail == nil || r.GetTail() != 0 || !r.GetSince().AsTime().Equal(now) {
-		t.Errorf("asked for %v", r)
-	}
-	if _, _, err := hearth(t, address, "logs", "hello"); err != nil || c.logs.Tail != nil || c.logs.Since != nil {
-		t.Errorf("asked for %v: %v", c.logs, err)
+	for args, want := range map[string]*operatorv1.LogsRequest{
+		"": {},
+		"--version 3 --environment e-01 --request-id r --since 10m --tail 7": {
+			Version: "3", Environment: "e-01", RequestId: "r", Since: timestamppb.New(now.Add(-10 * time.Minute)), Tail: new(int64(7)),
+		},
+		"--since 2026-11-23T12:00:00Z --tail 0": {Since: timestamppb.New(now), Tail: new(int64(0))},
+	} {
+		want.Function = "hello"
+		_, stderr, err := hearth(t, address, append([]string{"logs", "hello"}, strings.Fields(args)...)...)
+		if err != nil || !strings.Contains(stderr, "hearth logs: instance i-0b cannot be reached") {
+			t.Errorf("%s: got %v %q", args, err, stderr)
+		}
+		if d := cmp.Diff(want, c.logs, protocmp.Transform()); d != "" {
+			t.Errorf("%s: %s", args, d)
+		}
 	}
 }
 

@@ -262,7 +262,7 @@ func (s *stack) followed() map[string]printedLine {
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		s.t.Fatal(err)
 	}
-	for range lines { //nolint:revive // the rest
+	for range lines { // the rest
 	}
 	reading.Wait()
 	if err := cmd.Wait(); err != nil {
