@@ -33,12 +33,7 @@ func (s *Server) createFunction(ctx context.Context, in *lambda.CreateFunctionIn
 	var version *controlplane.Version
 	err = s.update(ctx, func(w store.Writer) error {
 		f := *f // fn may run again
-		switch old, err := w.Function(f.Name); {
-		case err == nil && old.Deleting:
-			return functionState(types.StateDeleting)
-		case err == nil:
-			return conflict("Function already exist: %s", f.Name)
-		case !errdefs.IsNotFound(err):
+		if err := vacant(w, f.Name); err != nil {
 			return err
 		}
 		if err := s.attach(w, &f); err != nil {
@@ -60,6 +55,19 @@ func (s *Server) createFunction(ctx context.Context, in *lambda.CreateFunctionIn
 		return nil, err
 	}
 	return s.describe(f, version, f.ARN), nil
+}
+
+// vacant wants that there is no function of that name.
+func vacant(r store.Reader, name controlplane.FunctionName) error {
+	switch old, err := r.Function(name); {
+	case errdefs.IsNotFound(err):
+		return nil
+	case err != nil:
+		return err
+	case old.Deleting:
+		return functionState(types.StateDeleting)
+	}
+	return conflict("Function already exist: %s", name)
 }
 
 // newFunction is the function asked for, checked as far as it can be without

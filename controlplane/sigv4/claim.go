@@ -127,7 +127,7 @@ func (c *claim) checkTime(now time.Time) error {
 	valid, said := skew, "5 min."
 	if c.expires != "" {
 		seconds, err := strconv.ParseUint(c.expires, 10, 32)
-		if valid = time.Duration(seconds) * time.Second; err != nil || valid < time.Second || valid > maxExpires { //nolint:gosec // of 32 bits
+		if valid = time.Duration(seconds) * time.Second; err != nil || valid < time.Second || valid > maxExpires {
 			return incomplete("X-Amz-Expires must be a number of seconds from 1 to %d.", int(maxExpires.Seconds()))
 		}
 		said = c.expires + " sec."

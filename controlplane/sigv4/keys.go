@@ -140,14 +140,7 @@ func parse(content []byte) (map[string]*key, error) {
 		if !ok {
 			return nil, fmt.Errorf("line %d is neither a [section] nor NAME = VALUE", n)
 		}
-		switch value = strings.TrimSpace(value); strings.ToLower(strings.TrimSpace(name)) {
-		case "aws_access_key_id":
-			current.id = value
-		case "aws_secret_access_key":
-			current.secret = value
-		case "aws_session_token":
-			current.token = value
-		}
+		current.set(strings.ToLower(strings.TrimSpace(name)), strings.TrimSpace(value))
 	}
 	if err := lines.Err(); err != nil {
 		return nil, err
@@ -159,6 +152,18 @@ func parse(content []byte) (map[string]*key, error) {
 		return nil, errors.New("there is no key")
 	}
 	return all, nil
+}
+
+// set makes a setting of a section count, if it is one of ours.
+func (k *key) set(name, value string) {
+	switch name {
+	case "aws_access_key_id":
+		k.id = value
+	case "aws_secret_access_key":
+		k.secret = value
+	case "aws_session_token":
+		k.token = value
+	}
 }
 
 // add adds what a section says. A section without a key is none of ours.

@@ -18,11 +18,13 @@ func TestAFileOfKeysIsRead(t *testing.T) {
 	t.Parallel()
 	k := keysOf(t, "; comment\n\n[ ci ]\nAWS_Access_Key_Id = A\naws_secret_access_key = "+exampleSecret+"\n[profile only]\nregion = eu-west-1\n"+
 		"[b]\naws_secret_access_key=with=equal=signs==\naws_access_key_id=B\naws_session_token=t\n")
-	if a := k.find("A"); a == nil || a.name != "ci" || a.secret != exampleSecret || a.token != "" {
-		t.Errorf("key %+v", a)
+	for _, want := range []*key{{id: "A", secret: exampleSecret, name: "ci"}, {id: "B", secret: "with=equal=signs==", token: "t", name: "b"}} {
+		if got := k.find(want.id); got == nil || got.name != want.name || got.secret != want.secret || got.token != want.token {
+			t.Errorf("key %+v, want %+v", got, want)
+		}
 	}
-	if b := k.find("B"); b == nil || b.name != "b" || b.secret != "with=equal=signs==" || !b.hasToken("t") || b.hasToken("") {
-		t.Errorf("key %+v", b)
+	if b := k.find("B"); !b.hasToken("t") || b.hasToken("") || k.find("A").hasToken("t") {
+		t.Error("tokens are taken for others")
 	}
 	if id, secret, token := k.First(); id != "A" || secret != exampleSecret || token != "" {
 		t.Errorf("the first key is %s, %s, %s", id, secret, token)

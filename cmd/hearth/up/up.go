@@ -307,9 +307,9 @@ func (u *runner) present(w io.Writer) {
 	if u.cfg.KeepData {
 		fate = "when it stops, instances go and functions stay in the data directory"
 	}
-	credentials := "export AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any"
+	who := "export AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any"
 	if file := u.cfg.Provider.AccessKeysFile; file != "" {
-		credentials = "export AWS_SHARED_CREDENTIALS_FILE=" + file + " AWS_PROFILE=…"
+		who = "export AWS_SHARED_CREDENTIALS_FILE=" + file + " AWS_PROFILE=…"
 	}
 	_, _ = fmt.Fprintf(w, `
 Hearth is running. This is for trying it out: %s.
@@ -326,7 +326,7 @@ Try:
 
 Ctrl-C or SIGTERM takes everything down.
 
-`, fate, reachable(a.Lambda), reachable(a.Operators), reachable(a.Metrics), u.cfg.DataDir, credentials, reachable(a.Lambda), u.cfg.Region)
+`, fate, reachable(a.Lambda), reachable(a.Operators), reachable(a.Metrics), u.cfg.DataDir, who, reachable(a.Lambda), u.cfg.Region)
 }
 
 // reachable is an address one can connect to from here, even if it listens on
