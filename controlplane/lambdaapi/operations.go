@@ -163,7 +163,7 @@ func (s *Server) served() []operation {
 		serveEmpty(schemas.DeleteLayerVersion, schemas.DeleteLayerVersionRequest, s.deleteLayerVersion),
 		serve(schemas.ListLayers, schemas.ListLayersRequest, schemas.ListLayersResponse, s.listLayers),
 		serve(schemas.ListLayerVersions, schemas.ListLayerVersionsRequest, schemas.ListLayerVersionsResponse, s.listLayerVersions),
-		serve(schemas.AddLayerVersionPermission, schemas.AddLayerVersionPermissionRequest, schemas.AddLayerVersionPermissionResponse, s.addLayerVersionPermission).storedOnly("callers are of one account, so permissions neither allow nor deny"),
+		serve(schemas.AddLayerVersionPermission, schemas.AddLayerVersionPermissionRequest, schemas.AddLayerVersionPermissionResponse, s.addLayerVersionPermission).storedOnly("permissions neither allow nor deny: every caller may do everything"),
 		serveEmpty(schemas.RemoveLayerVersionPermission, schemas.RemoveLayerVersionPermissionRequest, s.removeLayerVersionPermission).storedOnly(""),
 		serve(schemas.GetLayerVersionPolicy, schemas.GetLayerVersionPolicyRequest, schemas.GetLayerVersionPolicyResponse, s.getLayerVersionPolicy).storedOnly(""),
 		// Settings that are kept and returned.
@@ -176,7 +176,7 @@ func (s *Server) served() []operation {
 		serve(schemas.GetFunctionEventInvokeConfig, schemas.GetFunctionEventInvokeConfigRequest, schemas.FunctionEventInvokeConfig, s.getFunctionEventInvokeConfig).storedOnly(""),
 		serveEmpty(schemas.DeleteFunctionEventInvokeConfig, schemas.DeleteFunctionEventInvokeConfigRequest, s.deleteFunctionEventInvokeConfig).storedOnly(""),
 		serve(schemas.ListFunctionEventInvokeConfigs, schemas.ListFunctionEventInvokeConfigsRequest, schemas.ListFunctionEventInvokeConfigsResponse, s.listFunctionEventInvokeConfigs).storedOnly(""),
-		serve(schemas.AddPermission, schemas.AddPermissionRequest, schemas.AddPermissionResponse, s.addPermission).storedOnly("callers are not authenticated, so permissions neither allow nor deny; the policy has a RevisionId of its own"),
+		serve(schemas.AddPermission, schemas.AddPermissionRequest, schemas.AddPermissionResponse, s.addPermission).storedOnly("permissions neither allow nor deny: every caller may do everything; the policy has a RevisionId of its own"),
 		serveEmpty(schemas.RemovePermission, schemas.RemovePermissionRequest, s.removePermission).storedOnly(""),
 		serve(schemas.GetPolicy, schemas.GetPolicyRequest, schemas.GetPolicyResponse, s.getPolicy).storedOnly(""),
 		serve(schemas.GetFunctionCodeSigningConfig, schemas.GetFunctionCodeSigningConfigRequest, schemas.GetFunctionCodeSigningConfigResponse, s.getFunctionCodeSigningConfig).noted("answers that the function has none"),
