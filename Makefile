@@ -135,6 +135,14 @@ breaking: ## no change to a proto breaks AGAINST (a git ref, main unless given)
 demo: deps build ## a real function on three instances, invoked 200 times; KEEP=1 leaves it running
 	KEEP=$(KEEP) $(CONTAINERD) $(GO) run ./cmd/internal/demo $(if $(KEEP),-keep)
 
+.PHONY: bench-overload
+bench-overload: deps build ## goodput of one environment at up to five times its capacity; plots in bin/bench
+	$(ROOT_GO) $(CONTAINERD) $(GO) run -exec $(AS_ROOT) ./cmd/internal/bench/overload
+
 .PHONY: bench
 bench: deps build ## invoke latency and throughput at concurrency 1, 16, 32
 	$(ROOT_GO) $(CONTAINERD) $(GO) run -exec $(AS_ROOT) ./cmd/internal/bench
+
+.PHONY: bench-peers
+bench-peers: deps build ## against what RIE and QUEUE_PROXY name, an echo and a reverse proxy, in turn; writes bin/bench/peers.json
+	RIE=$(RIE) QUEUE_PROXY=$(QUEUE_PROXY) $(ROOT_GO) $(CONTAINERD) $(GO) run -exec $(AS_ROOT) ./cmd/internal/bench -peers
