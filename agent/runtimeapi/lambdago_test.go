@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -28,7 +29,12 @@ const asFunction = "HEARTH_TEST_AS_FUNCTION"
 func TestMain(m *testing.M) {
 	if os.Getenv(asFunction) != "" { //nolint:forbidigo // the main function of the test binary
 		var inFlight, peak atomic.Int64
-		lambda.Start(func(ctx context.Context, in order) (report, error) { return handle(ctx, in, &inFlight, &peak) })
+		lambda.Start(func(ctx context.Context, in order) (any, error) {
+			if in.Words > 0 {
+				return &words{left: in.Words, gap: in.Sleep, fail: in.Fail}, nil
+			}
+			return handle(ctx, in, &inFlight, &peak)
+		})
 		return
 	}
 	os.Exit(m.Run()) //nolint:forbidigo // the main function of the test binary
@@ -39,6 +45,28 @@ type order struct {
 	Sleep time.Duration
 	Panic bool
 	Fail  string
+	// Words streams an answer of so many words, Sleep before each.
+	Words int
+}
+
+// words is an answer that is made as it is read.
+type words struct {
+	left int
+	gap  time.Duration
+	fail string
+}
+
+// Read implements io.Reader.
+func (w *words) Read(p []byte) (int, error) {
+	if w.left == 0 && w.fail != "" {
+		return 0, errors.New(w.fail)
+	}
+	if w.left == 0 {
+		return 0, io.EOF
+	}
+	time.Sleep(w.gap) // the order of the test, in a process of its own
+	w.left--
+	return copy(p, "word "), nil
 }
 
 // report is the function's answer.
@@ -176,6 +204,68 @@ func TestATimeoutLeavesTheGoRuntimeAndItsSiblingsAlive(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, err = do(t, api, "after", 30*time.Second, order{})
+	answered(t, out, err)
+	select {
+	case <-exited:
+		t.Fatal("the process ended")
+	default:
+	}
+}
+
+// doStream runs one order whose answer is streamed.
+func doStream(t *testing.T, ctx context.Context, api *runtimeapi.API, id string, timeout time.Duration, in order) (string, agent.Outcome) {
+	t.Helper()
+	payload, err := json.Marshal(in)
+	if err != nil {
+		t.Error(err)
+	}
+	inv := invocation(id)
+	inv.Timeout, inv.Stream = timeout, true
+	out, err := api.Invoke(ctx, inv, payload)
+	if err != nil || out.Stream == nil {
+		t.Errorf("got %v %+v", err, out)
+		return "", out
+	}
+	return all(out.Stream)
+}
+
+func TestStreamsOfTheGoRuntimeFailAndAreCutWithoutHarmToIt(t *testing.T) {
+	t.Parallel()
+	api, exited := function(t, 8)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if text, end := doStream(t, t.Context(), api, "whole", 30*time.Second, order{Words: 20, Sleep: 50 * time.Millisecond}); text != strings.Repeat("word ", 20) || end.FunctionError != "" {
+			t.Errorf("got %q %+v", text, end)
+		}
+	})
+	wg.Go(func() {
+		if text, end := doStream(t, t.Context(), api, "fails", 30*time.Second, order{Words: 2, Fail: "no more"}); text != "word word " ||
+			end.ErrorType == "" || !strings.Contains(string(end.Payload), "no more") {
+			t.Errorf("got %q %+v %s", text, end, end.Payload)
+		}
+	})
+	wg.Go(func() { // the function goes on for a second
+		if text, end := doStream(t, t.Context(), api, "late", time.Second/2, order{Words: 15, Sleep: 100 * time.Millisecond}); text == "" ||
+			end.ErrorType != "Sandbox.Timedout" || !strings.Contains(string(end.Payload), "Task timed out after 0.50 seconds") {
+			t.Errorf("got %q %+v %s", text, end, end.Payload)
+		}
+	})
+	wg.Go(func() { // an error that comes after the deadline
+		out, err := do(t, api, "late error", time.Second/2, order{Sleep: time.Second, Fail: "too late"})
+		if err != nil || out.ErrorType != "Sandbox.Timedout" {
+			t.Errorf("got %v %+v", err, out)
+		}
+	})
+	wg.Wait()
+	if err := api.Settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); api.InFlight() > 0; time.Sleep(time.Millisecond) { // another process is at work
+		if time.Now().After(deadline) {
+			t.Fatalf("%d in flight", api.InFlight())
+		}
+	}
+	out, err := do(t, api, "after", 30*time.Second, order{})
 	answered(t, out, err)
 	select {
 	case <-exited:
