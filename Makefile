@@ -145,4 +145,4 @@ bench: deps build ## invoke latency and throughput at concurrency 1, 16, 32
 
 .PHONY: bench-peers
 bench-peers: deps build ## against what RIE and QUEUE_PROXY name, an echo and a reverse proxy, in turn; writes bin/bench/peers.json
-	RIE=$(RIE) QUEUE_PROXY=$(QUEUE_PROXY) $(ROOT_GO) $(CONTAINERD) $(GO) run -exec $(AS_ROOT) ./cmd/internal/bench -peers
+	$(ROOT_GO) $(CONTAINERD) $(GO) run -exec $(AS_ROOT) ./cmd/internal/bench -peers -rie=$(RIE) -queue-proxy=$(QUEUE_PROXY)

@@ -27,7 +27,7 @@ import (
 
 const (
 	instance    = controlplane.InstanceID("i-0000000000000be7c")
-	environment = controlplane.EnvironmentID("e-00000000000000be")
+	environment = "e-000000000000be"
 	arn         = "arn:aws:lambda:us-east-1:123456789012:function:" + function + ":1"
 )
 
@@ -136,22 +136,35 @@ func (b *agentBench) launch(ctx context.Context, tokens *sessions.Tokens, contro
 
 // measure runs the control side while it measures.
 func (b *agentBench) measure(ctx context.Context, w io.Writer, p params) error {
+	return b.serving(ctx, []map[string]string{nil}, func(ctx context.Context) error {
+		return measureAll(ctx, w, p, func(ctx context.Context) error { return b.call(ctx, 0) })
+	})
+}
+
+// serving runs the control side, with one environment for each set of variables,
+// while f runs.
+func (b *agentBench) serving(ctx context.Context, variables []map[string]string, f func(context.Context) error) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return b.server.Run(ctx) })
 	g.Go(func() error { return b.fleet.Run(ctx) })
 	g.Go(func() error {
 		defer stop(errMeasured)
-		if err := b.startEnvironment(ctx); err != nil {
+		if err := b.startEnvironments(ctx, variables); err != nil {
 			return err
 		}
-		return measureAll(ctx, w, p, b.call)
+		return f(ctx)
 	})
 	return g.Wait()
 }
 
-// startEnvironment waits for the agent and has it start the function.
-func (b *agentBench) startEnvironment(ctx context.Context) error {
+// environmentID names the environment with the i-th set of variables.
+func environmentID(i int) controlplane.EnvironmentID {
+	return controlplane.EnvironmentID(fmt.Sprintf("%s%02x", environment, i))
+}
+
+// startEnvironments waits for the agent and has it start the functions.
+func (b *agentBench) startEnvironments(ctx context.Context, variables []map[string]string) error {
 	err := eventually(ctx, "the agent is connected", func() (bool, error) {
 		heard := b.server.Heard()
 		return len(heard) == 1 && heard[0].Connected, nil
@@ -159,37 +172,40 @@ func (b *agentBench) startEnvironment(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.server.Desire(instance, controlplane.DesiredSet{
-		Epoch: 1, Generation: 1,
-		Environments: []controlplane.Placement{{Instance: instance, Assignment: controlplane.Assignment{
-			Environment: environment, Function: function, Qualifier: controlplane.Number(1), ARN: arn,
+	set := controlplane.DesiredSet{Epoch: 1, Generation: 1}
+	for i, v := range variables {
+		set.Environments = append(set.Environments, controlplane.Placement{Instance: instance, Assignment: controlplane.Assignment{
+			Environment: environmentID(i), Function: function, Qualifier: controlplane.Number(1), ARN: arn,
 			Image: controlplane.Image{Ref: "builtin:static"},
 			Publication: controlplane.Publication{Revision: "1", Code: b.code, Config: controlplane.Config{
-				Runtime: "provided.al2023", Handler: "bootstrap", PackageType: "Zip",
+				Runtime: "provided.al2023", Handler: "bootstrap", PackageType: "Zip", Variables: v,
 				MemoryMB: memoryMB, TimeoutS: 30, EphemeralMB: 512, MaxConcurrency: maxConcurrency,
 				LogFormat: "JSON", AppLogLevel: "INFO", SysLogLevel: "INFO",
 			}},
-		}}},
-	})
-	return eventually(ctx, "the environment is ready", func() (bool, error) {
+		}})
+	}
+	b.server.Desire(instance, set)
+	return eventually(ctx, "the environments are ready", func() (bool, error) {
 		heard := b.server.Heard()
-		if len(heard) != 1 || len(heard[0].Environments) != 1 {
+		if len(heard) != 1 || len(heard[0].Environments) != len(variables) {
 			return false, nil
 		}
-		switch status := heard[0].Environments[0]; status.State { //nolint:exhaustive // every other state means: not yet
-		case controlplane.EnvironmentReady:
-			return true, nil
-		case controlplane.EnvironmentFailed:
-			return false, fmt.Errorf("environment failed: %s: %s", status.ReasonCode, status.Reason)
-		default:
-			return false, nil
+		for _, status := range heard[0].Environments {
+			switch status.State { //nolint:exhaustive // every other state means: not yet
+			case controlplane.EnvironmentReady:
+			case controlplane.EnvironmentFailed:
+				return false, fmt.Errorf("environment failed: %s: %s", status.ReasonCode, status.Reason)
+			default:
+				return false, nil
+			}
 		}
+		return true, nil
 	})
 }
 
-func (b *agentBench) call(ctx context.Context) error {
+func (b *agentBench) call(ctx context.Context, i int) error {
 	res, err := b.server.Call(ctx,
-		router.Endpoint{Environment: environment, Instance: instance, Limit: maxConcurrency},
+		router.Endpoint{Environment: environmentID(i), Instance: instance, Limit: maxConcurrency},
 		controlplane.InvokeRequest{
 			RequestID: uuid.NewString(), Function: function, Qualifier: controlplane.Number(1), InvokedARN: arn, Payload: []byte(event),
 		}, 30*time.Second)

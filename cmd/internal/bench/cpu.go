@@ -30,14 +30,17 @@ func (t times) since(before times) times {
 	return used
 }
 
-// cpuTimes reads the CPU time of every process so named.
-func cpuTimes(proc string) (times, error) {
+// cpuTimes reads the CPU time of every process of the usual names.
+func cpuTimes(proc string) (times, error) { return cpuTimesOf(proc, processes()) }
+
+// cpuTimesOf reads the CPU time of every process so named.
+func cpuTimesOf(proc string, names []string) (times, error) {
 	stats, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "stat"))
 	if err != nil {
 		return nil, fmt.Errorf("listing processes: %w", err)
 	}
 	all := times{}
-	for _, name := range processes() {
+	for _, name := range names {
 		all[name] = 0
 	}
 	for _, stat := range stats {

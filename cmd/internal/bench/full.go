@@ -33,7 +33,7 @@ func fullPath(ctx context.Context, w io.Writer, p params) (err error) {
 	if err != nil {
 		return up.Explain(err)
 	}
-	if err := keepOne(ctx, up, api); err != nil {
+	if err := keepOne(ctx, up, api, function, 1); err != nil {
 		return up.Explain(err)
 	}
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: maxConcurrency}, Timeout: 30 * time.Second}
@@ -41,10 +41,11 @@ func fullPath(ctx context.Context, w io.Writer, p params) (err error) {
 	return measureAll(ctx, w, p, func(ctx context.Context) error { return post(ctx, client, url) })
 }
 
-// keepOne scales the version to one environment and waits until it is alone.
-func keepOne(ctx context.Context, up *stack.Stack, api *lambda.Client) error {
+// keepOne scales the version to one environment and waits until the stack has no
+// more than all.
+func keepOne(ctx context.Context, up *stack.Stack, api *lambda.Client, name string, all int) error {
 	_, err := api.PutFunctionScalingConfig(ctx, &lambda.PutFunctionScalingConfigInput{
-		FunctionName: aws.String(function), Qualifier: aws.String("1"),
+		FunctionName: aws.String(name), Qualifier: aws.String("1"),
 		FunctionScalingConfig: &types.FunctionScalingConfig{
 			MinExecutionEnvironments: aws.Int32(1), MaxExecutionEnvironments: aws.Int32(1),
 		},
@@ -52,9 +53,9 @@ func keepOne(ctx context.Context, up *stack.Stack, api *lambda.Client) error {
 	if err != nil {
 		return fmt.Errorf("scaling to one environment: %w", err)
 	}
-	return eventually(ctx, "one environment is left", func() (bool, error) {
+	return eventually(ctx, "no more environments are left", func() (bool, error) {
 		environments, err := up.Environments(ctx)
-		return len(environments) == 1, err
+		return len(environments) == all, err
 	})
 }
 

@@ -42,16 +42,31 @@ type params struct {
 	archive       []byte
 }
 
-var errTooSlow = errors.New("the benchmark took longer than ten minutes")
+var errTooSlow = errors.New("the benchmark took longer than twenty minutes")
 
 func main() {
+	if len(os.Args) > 1 && slices.Contains([]string{serveEcho, serveProxy, inTask}, os.Args[1]) {
+		fmt.Fprintln(os.Stderr, "bench:", serve(os.Args[1:]))
+		os.Exit(1)
+	}
 	duration := flag.Duration("duration", 5*time.Second, "how long each measurement takes")
 	only := flag.String("only", "", "measure one path only: floor, full or agent")
 	list := flag.String("concurrency", "1,16,32", "numbers of callers, separated by commas")
+	peers := flag.Bool("peers", false, "compare with other programs")
+	c := comparison{}
+	flag.IntVar(&c.rounds, "rounds", 5, "how often each is measured in turn, with -peers")
+	flag.StringVar(&c.rie, "rie", "", "`path` of AWS's runtime interface emulator, for -peers")
+	flag.StringVar(&c.queueProxy, "queue-proxy", "", "`path` of Knative's queue-proxy, for -peers")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Minute, errTooSlow)
-	err := run(ctx, os.Stdout, *duration, *list, *only)
+	ctx, cancel := context.WithTimeoutCause(ctx, 20*time.Minute, errTooSlow)
+	var err error
+	if *peers {
+		c.duration = *duration
+		err = comparePeers(ctx, os.Stdout, c)
+	} else {
+		err = run(ctx, os.Stdout, *duration, *list, *only)
+	}
 	cancel()
 	stop()
 	if err != nil {

@@ -21,6 +21,12 @@ import (
 // Region is what the stack and its clients use.
 const Region = "us-east-1"
 
+// AccessKey and SecretKey are what clients of the stack sign with.
+const (
+	AccessKey = "AKIAHEARTHDEMOSTACK0"
+	SecretKey = "of-no-value-outside-of-this-stack"
+)
+
 const role = "arn:aws:iam::123456789012:role/function"
 
 // BuildFunction compiles a main package into the archive of a function for
@@ -63,6 +69,15 @@ func Zip(name string, code []byte) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// Unzip writes the files of an archive that Zip made into a new directory.
+func Unzip(archive []byte, dir string) error {
+	r, err := zip.NewReader(bytes.NewReader(archive), int64(len(archive)))
+	if err != nil {
+		return fmt.Errorf("reading an archive: %w", err)
+	}
+	return os.CopyFS(dir, r)
+}
+
 // Client makes an SDK client as anybody would, with another endpoint. It keeps
 // as many connections as there are callers, and tries nothing again: a refusal
 // is something to see.
@@ -71,7 +86,7 @@ func (s *Stack) Client(callers int) *lambda.Client {
 		Region:       Region,
 		BaseEndpoint: aws.String("http://" + s.Lambda),
 		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-			return aws.Credentials{AccessKeyID: "any", SecretAccessKey: "any"}, nil
+			return aws.Credentials{AccessKeyID: AccessKey, SecretAccessKey: SecretKey}, nil
 		}),
 		HTTPClient: awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
 			t.MaxIdleConnsPerHost = callers
@@ -89,6 +104,8 @@ type Function struct {
 	MemoryMB int32
 	// MaxConcurrency of each environment.
 	MaxConcurrency int32
+	// Variables are its environment variables.
+	Variables map[string]string
 }
 
 // Deploy creates a capacity provider and a function on it, publishes version 1
@@ -113,6 +130,7 @@ func Deploy(ctx context.Context, api *lambda.Client, f Function) (time.Duration,
 		Architectures: []types.Architecture{architecture()},
 		MemorySize:    aws.Int32(f.MemoryMB),
 		Timeout:       aws.Int32(30),
+		Environment:   &types.Environment{Variables: f.Variables},
 		CapacityProviderConfig: &types.CapacityProviderConfig{
 			LambdaManagedInstancesCapacityProviderConfig: &types.LambdaManagedInstancesCapacityProviderConfig{
 				CapacityProviderArn:                   provider.CapacityProvider.CapacityProviderArn,
