@@ -13,7 +13,7 @@ import (
 // PathCredentials is where functions read the credentials of their execution
 // role, in the form that AWS's SDKs know from container services. It is the path
 // that AWS uses where it serves credentials so.
-const PathCredentials = "/2021-04-23/credentials"
+const PathCredentials = "/2021-04-23/credentials" //nolint:gosec // G101: a path
 
 // Credentials is who may read what at PathCredentials.
 type Credentials struct {

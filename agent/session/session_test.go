@@ -230,13 +230,12 @@ func (c *control) Session(stream agentv1.AgentService_SessionServer) error {
 		case err := <-c.session:
 			return err
 		case m := <-c.messages:
-			if err := stream.Send(m); err != nil {
-				return err
-			}
+			err = stream.Send(m)
 		case set := <-c.sets:
-			if err := stream.Send(&agentv1.SessionResponse{Message: &agentv1.SessionResponse_DesiredSet{DesiredSet: set}}); err != nil {
-				return err
-			}
+			err = stream.Send(&agentv1.SessionResponse{Message: &agentv1.SessionResponse_DesiredSet{DesiredSet: set}})
+		}
+		if err != nil {
+			return err
 		}
 	}
 }

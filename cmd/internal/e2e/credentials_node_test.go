@@ -119,34 +119,51 @@ func TestFunctionsFindTheirRolesCredentials(t *testing.T) {
 		s.published(t, name, settled)
 	}
 	for _, name := range []string{"thumb", "mail"} {
-		first, err := s.callsAWS(name)
-		if err != nil || !strings.HasPrefix(first.AccessKey, "ASIA-"+names[name]+"-") {
-			t.Fatalf("%s: got %+v, %v", name, first, err)
-		}
-		if d := cmp.Diff([]string{"AWS_CONTAINER_AUTHORIZATION_TOKEN", "AWS_CONTAINER_CREDENTIALS_FULL_URI"}, slices.Sorted(slices.Values(first.Variables))); d != "" {
-			t.Errorf("%s: %s", name, d)
-		}
-		begin := time.Now()
-		s.eventually(2*life, "other credentials", func() error {
-			if next, err := s.callsAWS(name); err != nil || next.AccessKey == first.AccessKey || !strings.HasPrefix(next.AccessKey, "ASIA-"+names[name]+"-") {
-				return fmt.Errorf("got %+v, %v", next, err)
-			}
-			return nil
-		})
-		t.Logf("%s had others after %v of %v", name, time.Since(begin).Round(time.Millisecond), life)
+		s.credentialsFollow(t, name, "ASIA-"+names[name]+"-", life)
 	}
 	if got, err := s.callsAWS("locked"); err != nil || got.AccessKey != "" || !strings.Contains(got.Error, "There are no credentials of the execution role now") {
 		t.Errorf("with a role that cannot be assumed: got %+v, %v", got, err)
 	}
-	sts.mu.Lock()
-	defer sts.mu.Unlock()
-	if by := slices.Compact(slices.Sorted(slices.Values(sts.signed))); !slices.Equal(by, []string{"AKIAHOST"}) {
-		t.Errorf("roles were assumed by %v", by)
-	}
-	if of := slices.Compact(slices.Sorted(slices.Values(sts.names))); !slices.Equal(of, []string{"locked", "mail", "thumb"}) {
-		t.Errorf("sessions are called %v", of)
-	}
+	sts.assumed(t, "AKIAHOST", "locked", "mail", "thumb")
 	s.hasNo("s3cret", "t0ken")
+}
+
+// credentialsFollow: a function finds credentials with a prefix, then others.
+func (s *stack) credentialsFollow(t *testing.T, name, prefix string, life time.Duration) {
+	t.Helper()
+	first, err := s.callsAWS(name)
+	if err != nil || !strings.HasPrefix(first.AccessKey, prefix) {
+		t.Fatalf("%s: got %+v, %v", name, first, err)
+	}
+	if d := cmp.Diff([]string{"AWS_CONTAINER_AUTHORIZATION_TOKEN", "AWS_CONTAINER_CREDENTIALS_FULL_URI"}, slices.Sorted(slices.Values(first.Variables))); d != "" {
+		t.Errorf("%s: %s", name, d)
+	}
+	begin := time.Now()
+	s.eventually(2*life, "other credentials", func() error {
+		next, err := s.callsAWS(name)
+		if err != nil {
+			return err
+		}
+		if next.AccessKey == first.AccessKey || !strings.HasPrefix(next.AccessKey, prefix) {
+			return fmt.Errorf("got %+v", next)
+		}
+		return nil
+	})
+	t.Logf("%s had others after %v of %v", name, time.Since(begin).Round(time.Millisecond), life)
+}
+
+// assumed wants roles to have been assumed by one access key, in sessions of
+// these names.
+func (r *roles) assumed(t *testing.T, by string, names ...string) {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if got := slices.Compact(slices.Sorted(slices.Values(r.signed))); !slices.Equal(got, []string{by}) {
+		t.Errorf("roles were assumed by %v", got)
+	}
+	if got := slices.Compact(slices.Sorted(slices.Values(r.names))); !slices.Equal(got, names) {
+		t.Errorf("sessions are called %v", got)
+	}
 }
 
 // hasNo fails if a file of the stack, logs of agents among them, has one of these

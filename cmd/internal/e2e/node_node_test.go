@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -33,9 +34,7 @@ func TestNode(t *testing.T) {
 func node(t *testing.T, workers int, variables map[string]string) real {
 	t.Helper()
 	all := map[string]string{"AWS_LAMBDA_NODEJS_WORKER_COUNT": fmt.Sprint(workers)}
-	for name, value := range variables {
-		all[name] = value
-	}
+	maps.Copy(all, variables)
 	return real{
 		runtime: types.RuntimeNodejs22x, handler: "index.handler", code: testdata(t, "node/index.mjs", "index.mjs"),
 		concurrency: 32, memory: 1024, timeout: 3, variables: all,
