@@ -101,8 +101,8 @@ func (s *supervised) run(ctx context.Context, p *fake.Process) int {
 // ends runs a program until a signal comes.
 func ends(program fake.Program) func(context.Context, *fake.Process, <-chan int) int {
 	return func(ctx context.Context, p *fake.Process, signals <-chan int) int {
-		ctx, stop := context.WithCancel(ctx)
-		defer stop()
+		ctx, stop := context.WithCancelCause(ctx)
+		defer stop(nil)
 		done := make(chan int, 1)
 		go func() { done <- program(ctx, p) }()
 		select {
@@ -115,7 +115,7 @@ func ends(program fake.Program) func(context.Context, *fake.Process, <-chan int)
 }
 
 // call makes one request of the Extensions API on a connection of its own.
-func call(ctx context.Context, p *fake.Process, method, path, body string, header ...string) (*http.Response, string, error) {
+func call(ctx context.Context, p *fake.Process, method, path, body string, header ...string) (http.Header, string, error) {
 	c, err := p.Dial(ctx, api)
 	if err != nil {
 		return nil, "", err
@@ -136,24 +136,24 @@ func call(ctx context.Context, p *fake.Process, method, path, body string, heade
 	}
 	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(resp.Body)
-	return resp, string(b), err
+	return resp.Header, string(b), err
 }
 
 // register registers an extension for events and returns its identifier.
 func register(ctx context.Context, p *fake.Process, name, events string) (id, said string) {
-	resp, body, err := call(ctx, p, "POST", "register", `{"events":[`+events+`]}`, "Lambda-Extension-Name", name)
+	answer, body, err := call(ctx, p, "POST", "register", `{"events":[`+events+`]}`, "Lambda-Extension-Name", name)
 	if err != nil {
 		return "", err.Error()
 	}
-	return resp.Header.Get("Lambda-Extension-Identifier"), body
+	return answer.Get("Lambda-Extension-Identifier"), body
 }
 
 // wellBehaved is an extension that registers SHUTDOWN and ends when it comes.
 func (s *supervised) wellBehaved(name string) func(context.Context, *fake.Process, <-chan int) int {
 	return func(ctx context.Context, p *fake.Process, signals <-chan int) int {
 		id, _ := register(ctx, p, name, `"SHUTDOWN"`)
-		next, stop := context.WithCancel(ctx)
-		defer stop()
+		next, stop := context.WithCancelCause(ctx)
+		defer stop(nil)
 		event := make(chan string, 1)
 		go func() {
 			_, body, err := call(next, p, "GET", "event/next", "", "Lambda-Extension-Identifier", id)
@@ -309,8 +309,8 @@ func TestAnExtensionThatExitsEndsTheEnvironment(t *testing.T) {
 		leave := make(chan string, 1)
 		s.extensions = map[string]func(context.Context, *fake.Process, <-chan int) int{"a": func(ctx context.Context, p *fake.Process, signals <-chan int) int {
 			id, _ := register(ctx, p, "a", `"SHUTDOWN"`)
-			next, stop := context.WithCancel(ctx)
-			defer stop()
+			next, stop := context.WithCancelCause(ctx)
+			defer stop(nil)
 			go func() { _, _, _ = call(next, p, "GET", "event/next", "", "Lambda-Extension-Identifier", id) }()
 			select {
 			case kind := <-leave:
@@ -456,7 +456,9 @@ func TestALiarOnTheLinkHarmsNobodyElse(t *testing.T) {
 		defer w.close()
 		w.host.AddImage("image", fake.Image{Config: configOf("/run"), Program: func(ctx context.Context, p *fake.Process) int {
 			for _, stream := range [][]byte{
-				bytes.Repeat([]byte{0xff}, 100), {5}, nil,
+				bytes.Repeat([]byte{0xff}, 100),
+				{5},
+				nil,
 				link.Append(nil, link.Frame{Kind: link.Start, Name: "x"}),
 				link.Append(nil, link.Frame{Kind: 77, Text: []byte("x")}),
 			} {

@@ -202,8 +202,8 @@ func TestShutdownIsToldOnceToThoseWhoAsked(t *testing.T) {
 			t.Error("it has extensions")
 		}
 		got := make(chan reply, 4)
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
+		ctx, cancel := context.WithCancelCause(t.Context())
+		defer cancel(nil)
 		for _, id := range []string{a, b, inside} {
 			go func() { got <- c.extension(ctx, "GET", "event/next", "", identifier, id) }()
 		}
@@ -236,10 +236,10 @@ func TestAnExtensionThatDialsAgainWaitsOn(t *testing.T) {
 		defer stop()
 		api.Expect([]string{"a"})
 		a := c.register("a", `{"events":["SHUTDOWN"]}`).header.Get(identifier)
-		ctx, cancel := context.WithCancel(t.Context())
+		ctx, cancel := context.WithCancelCause(t.Context())
 		go c.extension(ctx, "GET", "event/next", "", identifier, a)
 		synctest.Wait()
-		cancel()
+		cancel(nil)
 		synctest.Wait()
 		got := make(chan reply, 1)
 		go func() { got <- c.extension(t.Context(), "GET", "event/next", "", identifier, a) }()

@@ -184,7 +184,7 @@ func TestSaysWhyAHelperCannotBeStarted(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	for name, mode := range map[string]os.FileMode{"plain": 0o600, "text": 0o700} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte("text"), mode); err != nil { //nolint:gosec // G306: one is to be executed
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("text"), mode); err != nil {
 			t.Fatal(err)
 		}
 	}

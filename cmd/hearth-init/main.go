@@ -98,7 +98,7 @@ func startCommand(o options) (pid int, cannot *fault) {
 	if err != nil {
 		return 0, &fault{err, exitNotFound}
 	}
-	child, err := os.StartProcess(file, append([]string{file}, o.command[1:]...), &os.ProcAttr{ //nolint:gosec // G702: this is what it is for
+	child, err := os.StartProcess(file, append([]string{file}, o.command[1:]...), &os.ProcAttr{
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
 		Env:   os.Environ(),
 	})

@@ -29,8 +29,10 @@ const (
 	maxBatch = 4 << 20
 )
 
+var errTooSlow = errors.New("no answer from Lambda in time")
+
 func main() {
-	x := newExtension(filepath.Base(os.Args[0]), os.Getenv("AWS_LAMBDA_RUNTIME_API"), os.Stdout)
+	x := newExtension(filepath.Base(os.Args[0]), os.Getenv("AWS_LAMBDA_RUNTIME_API"), os.Stdout) //nolint:forbidigo // this is package main, which may
 	if err := x.run(context.Background()); err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, x.name+":", err)
 		os.Exit(1) //nolint:forbidigo // this is package main, which may
@@ -69,7 +71,7 @@ func (x *extension) run(ctx context.Context) error {
 	go func() { served <- server.Serve(l) }()
 	defer func() {
 		_ = server.Close()
-		<-served
+		_ = <-served // closed
 	}()
 	if err := x.subscribe(ctx); err != nil {
 		return x.giveUp(ctx, "init/error", "Extension.NoTelemetry", err)
@@ -92,7 +94,7 @@ type event struct {
 }
 
 func (x *extension) register(ctx context.Context) error {
-	header, _, err := x.call(ctx, http.MethodPost, "/2020-01-01/extension/register",
+	header, err := x.call(ctx, http.MethodPost, "/2020-01-01/extension/register",
 		map[string]any{"events": []string{"SHUTDOWN"}}, "Lambda-Extension-Name", x.name)
 	if err != nil {
 		return fmt.Errorf("registering: %w", err)
@@ -104,7 +106,7 @@ func (x *extension) register(ctx context.Context) error {
 // subscribe asks for everything but what extensions print, this one's lines among
 // them.
 func (x *extension) subscribe(ctx context.Context) error {
-	_, _, err := x.call(ctx, http.MethodPut, "/2022-07-01/telemetry", map[string]any{
+	_, err := x.call(ctx, http.MethodPut, "/2022-07-01/telemetry", map[string]any{
 		"schemaVersion": "2025-01-29",
 		"types":         []string{"platform", "function"},
 		"buffering":     map[string]int{"timeoutMs": 100},
@@ -130,7 +132,7 @@ func (x *extension) next(ctx context.Context) (e event, err error) {
 
 // giveUp tells the Extensions API why, and returns why.
 func (x *extension) giveUp(ctx context.Context, how, kind string, why error) error {
-	_, _, err := x.call(ctx, http.MethodPost, "/2020-01-01/extension/"+how,
+	_, err := x.call(ctx, http.MethodPost, "/2020-01-01/extension/"+how,
 		map[string]string{"errorType": kind, "errorMessage": why.Error()}, "Lambda-Extension-Function-Error-Type", kind)
 	return errors.Join(why, err)
 }
@@ -164,10 +166,11 @@ func (x *extension) told() string {
 }
 
 // call makes a request that is answered soon.
-func (x *extension) call(ctx context.Context, method, path string, body any, headers ...string) (http.Header, []byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestLimit)
+func (x *extension) call(ctx context.Context, method, path string, body any, headers ...string) (http.Header, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, requestLimit, errTooSlow)
 	defer cancel()
-	return x.request(ctx, method, path, body, headers...)
+	header, _, err := x.request(ctx, method, path, body, headers...)
+	return header, err
 }
 
 // request makes a request; headers are names and values in turn.
@@ -179,7 +182,7 @@ func (x *extension) request(ctx context.Context, method, path string, body any, 
 	if body == nil {
 		content = nil
 	}
-	req, err := http.NewRequestWithContext(ctx, method, x.api+path, bytes.NewReader(content))
+	req, err := http.NewRequestWithContext(ctx, method, x.api+path, bytes.NewReader(content)) //nolint:gosec // G704: Lambda gives the address
 	if err != nil {
 		return nil, nil, err
 	}
@@ -190,7 +193,7 @@ func (x *extension) request(ctx context.Context, method, path string, body any, 
 	for i := 0; i+1 < len(headers); i += 2 {
 		req.Header.Set(headers[i], headers[i+1])
 	}
-	resp, err := x.client.Do(req)
+	resp, err := x.client.Do(req) //nolint:gosec // G704: as above
 	if err != nil {
 		return nil, nil, err
 	}

@@ -191,7 +191,7 @@ func (c *cursor) length() int {
 		return 0
 	}
 	c.rest = c.rest[n:]
-	return int(v) //nolint:gosec // G115: bounded above
+	return int(v)
 }
 
 func (c *cursor) text() []byte {
