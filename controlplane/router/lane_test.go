@@ -304,3 +304,33 @@ func TestWhoWaitsIsServedInOrder(t *testing.T) {
 		}
 	})
 }
+
+// TestNewcomersDoNotOvertake: room that nobody is woken for is for those that
+// wait already.
+func TestNewcomersDoNotOvertake(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		a := newAgents(t, 1, func() time.Duration { return 5 * time.Millisecond })
+		a.refuses = func(controlplane.EnvironmentID) *router.RefusedError {
+			if time.Since(begin) < 12*time.Millisecond {
+				return &router.RefusedError{Reason: router.RefusedCPU}
+			}
+			return nil
+		}
+		r := newWaiting(t, a, 100*time.Millisecond, roomy(1, "e-1"))
+		var wg sync.WaitGroup
+		for _, id := range []string{"first", "second"} {
+			wg.Go(func() {
+				if _, err := r.Invoke(t.Context(), request(id)); err != nil {
+					t.Error(err)
+				}
+			})
+			time.Sleep(15 * time.Millisecond) // between two looks
+		}
+		wg.Wait()
+		if a.order[0] != "first" {
+			t.Errorf("served in the order %q", a.order)
+		}
+	})
+}
