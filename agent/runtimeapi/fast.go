@@ -69,15 +69,33 @@ type fast struct {
 }
 
 func newFast(a *API, conn net.Conn) *fast {
-	f := &fast{api: a, conn: conn, in: make([]byte, 0, startBuffer), given: make(chan bool, 1)}
-	f.poll.give, f.poll.drop = f.give, func() { _ = conn.Close() }
-	c, ok := conn.(syscall.Conn)
+	f := &fast{api: a, conn: conn}
+	f.in, _ = a.buffers.Get().([]byte)
+	if f.in == nil {
+		f.in = make([]byte, 0, startBuffer)
+	}
+	return f
+}
+
+// close gives back what the next connection can use.
+func (f *fast) close() {
+	if cap(f.in) == startBuffer {
+		f.api.buffers.Put(f.in[:0]) //nolint:staticcheck // SA6002: once for each connection
+	}
+	f.in = nil
+}
+
+// prepare is done before the first poll: many connections never poll.
+func (f *fast) prepare() {
+	f.given = make(chan bool, 1)
+	f.poll.give, f.poll.drop = f.give, func() { _ = f.conn.Close() }
+	c, ok := f.conn.(syscall.Conn)
 	if !ok {
-		return f
+		return
 	}
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return f
+		return
 	}
 	var one [1]byte
 	f.raw = raw
@@ -85,7 +103,6 @@ func newFast(a *API, conn net.Conn) *fast {
 		n, _, err := syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		f.isOpen = n > 0 || errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EINTR)
 	}
-	return f
 }
 
 // serve answers what comes until the connection ends, or goes over to net/http:
@@ -145,6 +162,9 @@ func (f *fast) read() step {
 
 // next answers GET …/next: at once if an invocation waits, else when one comes.
 func (f *fast) next() step {
+	if f.given == nil {
+		f.prepare()
+	}
 	f.api.becomeReady()
 	x, err := f.api.arrive(&f.poll)
 	switch {

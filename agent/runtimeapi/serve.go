@@ -95,6 +95,7 @@ const acceptPause = 5 * time.Millisecond
 func (s *acceptor) serve(c net.Conn) {
 	f := newFast(s.api, c)
 	if !f.serve() {
+		f.close()
 		s.done(c)
 		return
 	}

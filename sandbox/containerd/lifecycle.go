@@ -186,7 +186,7 @@ func (d *Driver) deleteTask(ctx context.Context, id sandbox.ID) error {
 func (d *Driver) Listen(ctx context.Context, id sandbox.ID, address string) (net.Listener, error) {
 	var l net.Listener
 	err := inNetNS(d.cfg.netnsPath(id), func() (err error) {
-		var lc net.ListenConfig
+		lc := net.ListenConfig{KeepAlive: -1} // both ends are on this machine
 		lc.SetMultipathTCP(false)
 		l, err = lc.Listen(ctx, "tcp", address)
 		return err
