@@ -2,23 +2,23 @@ package logs
 
 import (
 	"bytes"
-	"io"
 	"os"
 	"strconv"
 )
 
-// readBytes are read from a file at once, at first.
-const readBytes = 32 << 10
+// readBytes are read from a file at once, unless a line is longer.
+const readBytes = 16 << 10
 
 // cursor is where a reader is in a journal.
 type cursor struct {
 	journal *journal
 	// number is the segment, offset how much of it was read, next the number of the
-	// record that comes next. file is the segment while there is more to read.
+	// record that comes next.
 	number, offset, next int64
-	file                 *os.File
-	// buffer is the part of space that was read and not yet looked at.
-	buffer, space []byte
+	// entered is the segment that was begun last.
+	entered int64
+	// buffer is what was read and not yet looked at.
+	buffer []byte
 	// lost counts lines that are missing.
 	lost int64
 	line Line
@@ -99,84 +99,63 @@ func (c *cursor) record() ([]byte, bool) {
 	}
 }
 
-// fill reads more and reports whether there was some.
+// fill reads more and reports whether there was some. No file stays open: a
+// reader has a cursor for each environment there ever was.
 func (c *cursor) fill() bool {
 	for {
-		// A segment has ended if there was a newer one before its end was seen.
-		all := c.journal.list()
-		if c.file == nil && !c.open(all) {
+		s, newest, ok := c.segment()
+		if !ok {
 			return false
 		}
-		if n := c.read(); n > 0 {
+		if s.number != c.entered {
+			c.enter(s)
+		}
+		if c.read(s) {
 			return true
 		}
-		c.close()
-		if len(all) == 0 || all[len(all)-1].number <= c.number {
+		// Gone meanwhile, or broken there.
+		if s.number == newest {
 			return false
 		}
-		// Half a record that a crash left is nothing.
-		c.number, c.offset, c.buffer = c.number+1, 0, nil
+		c.number, c.offset = s.number+1, 0
 	}
 }
 
-// read reads from the open file behind what is in the buffer.
-func (c *cursor) read() int {
-	if len(c.buffer) > len(c.space)/2 || c.space == nil {
-		c.space = append(make([]byte, 0, max(readBytes, 4*len(c.buffer))), c.buffer...)
-		c.space = c.space[:cap(c.space)]
-	} else {
-		copy(c.space, c.buffer)
-	}
-	n, _ := c.file.Read(c.space[len(c.buffer):]) // an error ends the segment, as its end does
-	c.buffer = c.space[:len(c.buffer)+n]
-	c.offset += int64(n)
-	return n
-}
-
-// open opens the segment if there is more to read, or the oldest after it.
-func (c *cursor) open(all []segment) bool {
-	for i, s := range all {
-		switch {
-		case s.number < c.number:
-			continue
-		case s.number == c.number && c.offset >= s.size:
-			if i < len(all)-1 {
-				c.buffer = nil // half a record
-			}
-			continue
+// segment is where there is more to read: the segment, or the oldest after it.
+// Half a record at the end of one, which a crash left, is nothing.
+func (c *cursor) segment() (found segment, newest int64, ok bool) {
+	c.journal.mu.Lock()
+	defer c.journal.mu.Unlock()
+	for _, s := range c.journal.segments {
+		if s.number > c.number || s.number == c.number && c.offset < s.size {
+			return s, c.journal.last, true
 		}
-		if c.openSegment(s) {
-			return true
-		} // else it is gone meanwhile
 	}
-	return false
+	return found, 0, false
 }
 
-// openSegment opens a segment where reading goes on.
-func (c *cursor) openSegment(s segment) bool {
+// enter begins a segment.
+func (c *cursor) enter(s segment) {
+	if c.number > 0 && s.first > c.next {
+		c.lost += s.first - c.next
+	}
+	c.number, c.entered, c.offset, c.buffer = s.number, s.number, 0, nil
+	c.next = s.first - 1 // the header counts as one
+}
+
+// read reads from a segment, behind what is in the buffer, and reports whether
+// there was something.
+func (c *cursor) read(s segment) bool {
 	f, err := os.Open(c.journal.path(s.number))
 	if err != nil {
 		return false
 	}
-	if s.number == c.number && c.offset > 0 {
-		if _, err := f.Seek(c.offset, io.SeekStart); err != nil {
-			_ = f.Close()
-			return false
-		}
-		c.file = f
-		return true
-	}
-	if c.number > 0 && s.first > c.next {
-		c.lost += s.first - c.next
-	}
-	c.file, c.number, c.offset, c.buffer = f, s.number, 0, nil
-	c.next = s.first - 1 // the header counts as one
-	return true
-}
-
-func (c *cursor) close() {
-	if c.file != nil {
-		_ = c.file.Close()
-		c.file = nil
-	}
+	defer func() { _ = f.Close() }()
+	more := int(min(s.size-c.offset, int64(max(readBytes, len(c.buffer)))))
+	buffer := make([]byte, len(c.buffer)+more)
+	begin := copy(buffer, c.buffer)
+	n, _ := f.ReadAt(buffer[begin:], c.offset) // an error ends the segment, as its end does
+	c.buffer = buffer[:begin+n]
+	c.offset += int64(n)
+	return n > 0
 }

@@ -272,16 +272,6 @@ func (j *journal) list() []segment {
 	return append([]segment(nil), j.segments...)
 }
 
-// oldest is when the oldest segment was last written.
-func (j *journal) oldest() (time.Time, bool) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if len(j.segments) == 0 {
-		return time.Time{}, false
-	}
-	return j.segments[0].last, true
-}
-
 // dropOldest removes the oldest segment, and the directory with the last one.
 func (j *journal) dropOldest() error {
 	all := j.list()
@@ -303,12 +293,9 @@ func (j *journal) dropOldest() error {
 	return nil
 }
 
-// abandon reports whether nobody uses the journal and nothing is in it. The
-// store's mutex is held.
-func (j *journal) abandon() bool {
+// isEmpty reports whether nothing waits to be written.
+func (j *journal) isEmpty() bool {
 	j.bufferMu.Lock()
 	defer j.bufferMu.Unlock()
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.users == 0 && len(j.pending) == 0 && len(j.segments) == 0
+	return len(j.pending) == 0 && j.missing == 0
 }

@@ -19,8 +19,8 @@
 //  1. Whoever prints never waits for a disk: lines that find no room in memory, or
 //     on the disk, are lost and counted.
 //  2. A journal takes no more than the bound per environment and all journals no
-//     more than the bound per instance, but for what is being written; the oldest
-//     segment goes first.
+//     more than the bound per instance, but for what is being written, and there are
+//     at most 2,048; the oldest segment goes first.
 //  3. A reader holds nothing up. One that is so slow that segments go before it has
 //     read them is told how many lines it missed.
 //
@@ -41,6 +41,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -94,6 +95,8 @@ const (
 	// segments is how many files the lines of an environment are divided into: a
 	// part of that size goes at once.
 	segments = 8
+	// maxJournals is how many environments lines are kept of.
+	maxJournals = 2048
 	// writeEvery is how long lines are gathered before they are written, unless
 	// they are many.
 	writeEvery = 50 * time.Millisecond
@@ -138,6 +141,8 @@ type Store struct {
 	mu sync.Mutex // guards the fields below
 	// journals by environment, those of environments that ended too.
 	journals map[agent.EnvironmentID]*journal
+	// open are those that are written to.
+	open map[*journal]struct{}
 	// wake is closed, and another made, when something was written.
 	wake chan struct{}
 }
@@ -153,6 +158,7 @@ func New(cfg Config) (*Store, error) {
 		nudge:    make(chan struct{}, 1),
 		hurry:    make(chan struct{}, 1),
 		journals: map[agent.EnvironmentID]*journal{},
+		open:     map[*journal]struct{}{},
 		wake:     make(chan struct{}),
 	}
 	if err := s.load(); err != nil {
@@ -202,17 +208,26 @@ func (s *Store) matching(q Query) ([]*journal, <-chan struct{}) {
 	return found, s.wake
 }
 
-func (s *Store) all() []*journal {
-	found, _ := s.matching(Query{})
-	return found
+// busy lists the journals that somebody writes to, or did a moment ago.
+func (s *Store) busy() []*journal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	busy := make([]*journal, 0, len(s.open))
+	for j := range s.open {
+		busy = append(busy, j)
+	}
+	return busy
 }
 
 // write writes all that waits and enforces the bounds.
 func (s *Store) write() {
 	wrote := false
-	for _, j := range s.all() {
+	for _, j := range s.busy() {
 		some, err := j.write()
 		wrote = wrote || some
+		if err == nil && !some {
+			err = s.rest(j)
+		}
 		if err != nil {
 			s.complain(err)
 		}
@@ -227,8 +242,22 @@ func (s *Store) write() {
 	s.wake = make(chan struct{})
 }
 
+// rest closes a journal with nothing to write if nobody writes to it any more.
+func (s *Store) rest(j *journal) error {
+	s.mu.Lock()
+	resting := j.users == 0 && j.isEmpty()
+	if resting {
+		delete(s.open, j)
+	}
+	s.mu.Unlock()
+	if !resting {
+		return nil
+	}
+	return j.close()
+}
+
 func (s *Store) closeAll() {
-	for _, j := range s.all() {
+	for _, j := range s.busy() {
 		if err := j.close(); err != nil {
 			s.complain(err)
 		}
@@ -243,34 +272,66 @@ func (s *Store) complain(err error) {
 	}
 }
 
-// trim removes the oldest segments until the bound of the instance holds.
+// trim removes the oldest segments once there are too many bytes or journals, a
+// few more than needed so that it is not always done.
 func (s *Store) trim() {
-	for s.bytes.Load() > int64(s.cfg.Total) {
-		var oldest *journal
-		var age time.Time
-		for _, j := range s.all() {
-			if at, ok := j.oldest(); ok && (oldest == nil || at.Before(age)) {
-				oldest, age = j, at
-			}
-		}
-		if oldest == nil {
+	most, left := int64(s.cfg.Total), s.count()
+	if s.bytes.Load() <= most && left <= maxJournals {
+		return
+	}
+	most -= most / trimShare
+	for _, oldest := range s.segments() {
+		if s.bytes.Load() <= most && left <= maxJournals-maxJournals/trimShare {
 			return
 		}
-		if err := oldest.dropOldest(); err != nil {
+		if err := oldest.journal.dropOldest(); err != nil {
 			s.complain(err)
 			return
 		}
-		s.forget(oldest)
+		if s.forget(oldest.journal) {
+			left--
+		}
 	}
 }
 
-// forget removes a journal that has nothing and nobody.
-func (s *Store) forget(j *journal) {
+// trimShare is the part of a bound by which it is undercut.
+const trimShare = 32
+
+// oldSegment is one of all segments there are.
+type oldSegment struct {
+	journal *journal
+	last    time.Time
+}
+
+// segments lists all, the oldest first.
+func (s *Store) segments() (all []oldSegment) {
+	journals, _ := s.matching(Query{})
+	for _, j := range journals {
+		for _, found := range j.list() {
+			all = append(all, oldSegment{j, found.last})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b oldSegment) int { return a.last.Compare(b.last) })
+	return all
+}
+
+func (s *Store) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.journals[j.tags.Environment] == j && j.abandon() {
-		delete(s.journals, j.tags.Environment)
+	return len(s.journals)
+}
+
+// forget removes a journal that has nothing and nobody, and reports whether it
+// did.
+func (s *Store) forget(j *journal) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if j.users > 0 || !j.isEmpty() || len(j.list()) > 0 {
+		return false
 	}
+	delete(s.journals, j.tags.Environment)
+	delete(s.open, j)
+	return true
 }
 
 // nudged tells a goroutine without waiting for it.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -244,6 +245,31 @@ func TestAnInstanceDropsTheOldestEnvironmentFirst(t *testing.T) {
 	again, _ := open(t, cfg)
 	if got, want := again.Counts().Bytes, s.Counts().Bytes; got != want {
 		t.Errorf("found %d bytes, %d were kept", got, want)
+	}
+}
+
+func TestLinesAreKeptOfSoManyEnvironments(t *testing.T) {
+	t.Parallel()
+	cfg := config(t)
+	cfg.Total = 1 << 30
+	s, stop := open(t, cfg)
+	const n = 2100
+	for e := range n {
+		st := stream(s, "f", fmt.Sprintf("e-%04d", e))
+		st.Line(logs.Stdout, []byte("x"))
+		st.Close()
+		if e == 0 {
+			written(t, s, 1)
+		}
+	}
+	written(t, s, n)
+	stop()
+	got, _ := read(t, s, all("f"))
+	if len(got) > 2048 || len(got) < 1950 || slices.Contains(got, "e-0000  x") {
+		t.Errorf("lines of %d environments are kept, the oldest too: %t", len(got), slices.Contains(got, "e-0000  x"))
+	}
+	if dirs, err := os.ReadDir(cfg.Dir); err != nil || len(dirs) != len(got) {
+		t.Errorf("there are %d directories: %v", len(dirs), err)
 	}
 }
 

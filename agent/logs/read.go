@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
@@ -81,9 +82,6 @@ func (r *Reader) Close() {
 	}
 	r.closed = true
 	r.store.readers.Add(-1)
-	for _, c := range r.cursors {
-		c.close()
-	}
 }
 
 // Next returns the next lines. It waits for them only if the reader follows and
@@ -127,12 +125,7 @@ func (r *Reader) refresh() {
 			r.cursors[j] = c
 		}
 	}
-	for j, c := range r.cursors {
-		if !known[j] {
-			c.close()
-			delete(r.cursors, j)
-		}
-	}
+	maps.DeleteFunc(r.cursors, func(j *journal, _ *cursor) bool { return !known[j] })
 }
 
 // catchUp reads what is kept.

@@ -70,6 +70,7 @@ func (s *Store) use(tags Tags) *journal {
 		s.journals[tags.Environment] = j
 	}
 	j.users++
+	s.open[j] = struct{}{}
 	return j
 }
 
