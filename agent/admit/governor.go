@@ -52,6 +52,10 @@ type Governor struct {
 	memory      memoryLimit
 	memoryFull  gate
 	tmpFull     gate
+	// writes says that it was seen to use /tmp, of which leastTmp is what it never
+	// used less of: a host whose disk is full does not concern the others.
+	writes   bool
+	leastTmp agent.Bytes
 	service     time.Duration
 	stuck       time.Duration
 	crowded     time.Duration
@@ -90,6 +94,9 @@ const (
 	// fullAt and freeAt are between which part of its memory limit, or of /tmp, in
 	// use an environment becomes full, and free again.
 	fullAt, freeAt = 950, 900
+	// writesFrom is how much more of /tmp must have been used for an environment to
+	// count as one that writes.
+	writesFrom agent.Bytes = 1 << 20
 	// stuckAfter is how long an environment may be full with nothing running.
 	stuckAfter = 10 * time.Second
 	// crowdedAfter is how long overrun code may hold every slot.
@@ -125,12 +132,16 @@ func (g *Governor) Observe(u Usage, w Work) Limits {
 	}
 	memoryFull := g.memoryFull.pass(u.Memory, u.MemoryLimit)
 	tmpFull := g.tmpFull.pass(u.Tmp, u.TmpSize)
+	if g.leastTmp == 0 || u.Tmp < g.leastTmp {
+		g.leastTmp = u.Tmp
+	}
+	g.writes = g.writes || u.Tmp >= g.leastTmp+writesFrom
 	limits := Limits{
 		Concurrency: g.concurrency,
 		CPU:         g.cpu.observe(u, w),
 		Memory:      g.memory.observe(u, w),
 		MemoryFull:  memoryFull || u.Host.MemoryFull,
-		DiskFull:    tmpFull || u.Host.DiskFull,
+		DiskFull:    tmpFull || u.Host.DiskFull && g.writes,
 		RetryAfter:  g.retryAfter(w),
 	}
 	g.decideReplace(u.Elapsed, w, limits)

@@ -44,8 +44,12 @@ func TestFullAt95PercentUntilBelow90(t *testing.T) {
 func TestAHostThatIsFullRefusesForItsReason(t *testing.T) {
 	t.Parallel()
 	g := admit.NewGovernor(admit.Config{Concurrency: 8})
-	u := interval(mib, 0)
+	u := interval(mib, mib)
 	u.Host.DiskFull = true
+	if got := admit.Decide(admit.Load{Ready: true}, g.Observe(u, admit.Work{})); !got.Admitted {
+		t.Errorf("got %+v: it does not write", got)
+	}
+	u.Tmp = 3 * mib
 	if got := admit.Decide(admit.Load{Ready: true}, g.Observe(u, admit.Work{})).Reason; got != agent.ReasonDisk {
 		t.Errorf("got %q", got)
 	}
