@@ -18,15 +18,16 @@ func TestAFileOfKeysIsRead(t *testing.T) {
 	t.Parallel()
 	k := keysOf(t, "; comment\n\n[ ci ]\nAWS_Access_Key_Id = A\naws_secret_access_key = "+exampleSecret+"\n[profile only]\nregion = eu-west-1\n"+
 		"[b]\naws_secret_access_key=with=equal=signs==\naws_access_key_id=B\naws_session_token=t\n")
+	text := func(k *key) [4]string { return [4]string{k.id, k.secret, k.token, k.name} }
 	for _, want := range []*key{{id: "A", secret: exampleSecret, name: "ci"}, {id: "B", secret: "with=equal=signs==", token: "t", name: "b"}} {
-		if got := k.find(want.id); got == nil || got.name != want.name || got.secret != want.secret || got.token != want.token {
+		if got := k.find(want.id); got == nil || text(got) != text(want) {
 			t.Errorf("key %+v, want %+v", got, want)
 		}
 	}
 	if b := k.find("B"); !b.hasToken("t") || b.hasToken("") || k.find("A").hasToken("t") {
 		t.Error("tokens are taken for others")
 	}
-	if id, secret, token := k.First(); id != "A" || secret != exampleSecret || token != "" {
+	if id, secret, token := k.First(); [3]string{id, secret, token} != [3]string{"A", exampleSecret, ""} {
 		t.Errorf("the first key is %s, %s, %s", id, secret, token)
 	}
 	if k.find("") != nil || k.find("C") != nil {
