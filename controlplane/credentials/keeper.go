@@ -18,6 +18,7 @@ package credentials
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -40,12 +41,15 @@ const (
 	atOnce      = 8
 	// lookAgain is how long the keeper sleeps when there is nothing to renew.
 	lookAgain = time.Minute
-	// leastLife keeps a service that issues sessions which have ended from being
-	// asked without pause.
+	// leastLife keeps a service whose sessions live moments from being asked
+	// without pause.
 	leastLife = time.Second
 )
 
-var errTooSlow = errdefs.ErrUnavailable.WithMessage("assuming the role took too long")
+var (
+	errTooSlow = errdefs.ErrUnavailable.WithMessage("assuming the role took too long")
+	errEnded   = errdefs.ErrUnavailable.WithMessage("the session has ended already: this clock is not that of the service")
+)
 
 // Assumer begins sessions of roles.
 type Assumer interface {
@@ -180,6 +184,9 @@ func (k *Keeper) assume(ctx context.Context, arn, session string) {
 	got, err := k.cfg.Assumer.Assume(limited, arn, session)
 	if ctx.Err() != nil {
 		return // asked to stop
+	}
+	if err == nil && !time.Now().Before(got.ExpiresAt) {
+		err = fmt.Errorf("assuming %s: %w", arn, errEnded)
 	}
 	k.cfg.Metrics.assumed(ctx, err)
 	switch wait, failures := k.record(arn, got, err, time.Now()); {

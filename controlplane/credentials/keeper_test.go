@@ -31,7 +31,8 @@ type service struct {
 	mu      sync.Mutex
 	fail    error
 	hang    bool
-	asked   []string // role as session
+	behind  time.Duration // of its clock
+	asked   []string      // role as session
 	issued  int
 	running int
 	peak    int
@@ -58,7 +59,7 @@ func (s *service) Assume(ctx context.Context, arn, session string) (controlplane
 	s.issued++
 	return controlplane.RoleCredentials{
 		RoleARN: arn, AccessKeyID: fmt.Sprintf("ASIA%d", s.issued), SecretAccessKey: "s3cret",
-		SessionToken: "t0ken", ExpiresAt: time.Now().Add(life),
+		SessionToken: "t0ken", ExpiresAt: time.Now().Add(life - s.behind),
 	}, nil
 }
 
@@ -184,6 +185,23 @@ func TestAServiceThatFailsIsAskedLessAndLessOftenWhileTheLastSessionServes(t *te
 		time.Sleep(time.Minute + time.Second)
 		if got := r.key(role); got != "ASIA2" {
 			t.Errorf("after the service recovered: got %q", got)
+		}
+	})
+}
+
+func TestASessionThatHasEndedIsAFailure(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		r := newRig(t, &log)
+		r.service.behind = 2 * life
+		r.need(role)
+		time.Sleep(10 * time.Minute)
+		if n := r.service.count(); n > 30 || r.changed.Load() > 0 || r.key(role) != "" {
+			t.Errorf("asked %d times in ten minutes, told %d times", n, r.changed.Load())
+		}
+		if !strings.Contains(log.String(), "this clock is not that of the service") {
+			t.Errorf("the log does not say why: %s", log.String())
 		}
 	})
 }
