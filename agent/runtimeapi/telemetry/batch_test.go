@@ -183,9 +183,10 @@ func TestInvariant2_WhatWaitsIsBounded(t *testing.T) {
 		close(released)
 		time.Sleep(time.Minute)
 		for _, r := range rs {
-			// Half a megabyte each, as there are so many: two of these.
-			if n := len(r.events()); n != 2 {
-				t.Errorf("got %d", n)
+			// Half a megabyte each, as there are so many: two of these, in batches of
+			// half of that.
+			if n, posts := len(r.events()), len(r.got()); n != 2 || posts != 2 {
+				t.Errorf("got %d in %d", n, posts)
 			}
 		}
 	})
