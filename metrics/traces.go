@@ -223,7 +223,7 @@ func (s sampler) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingRe
 	parent := trace.SpanContextFromContext(p.ParentContext)
 	wish, asked := p.ParentContext.Value(wishKey{}).(wish)
 	yes := parent.IsSampled()
-	if asked && !(parent.IsValid() && !parent.IsRemote()) {
+	if asked && (!parent.IsValid() || parent.IsRemote()) {
 		if wish.sampled != "0" && wish.sampled != "1" {
 			return s.ratio.ShouldSample(p)
 		}

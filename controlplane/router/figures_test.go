@@ -58,11 +58,17 @@ func TestEveryInvokeIsCountedOnceWithItsVersion(t *testing.T) {
 		v.Provider = "p"
 		r := newWaiting(t, n, 0, v)
 		for _, x := range []next{
-			{}, {took: 30 * time.Millisecond}, {took: time.Hour},
+			{},
+			{took: 30 * time.Millisecond},
+			{took: time.Hour},
 			{res: controlplane.InvokeResult{FunctionError: "Unhandled"}},
 			{err: &controlplane.LostError{Err: errors.New("reset")}},
-			{err: refuse(router.RefusedConcurrency)}, {err: refuse(router.RefusedMemory)}, {err: refuse(router.RefusedMemory)},
-			{err: refuse(router.RefusedDisk)}, {err: refuse(router.RefusedCPU)}, {err: refuse(router.RefusedUnreachable)},
+			{err: refuse(router.RefusedConcurrency)},
+			{err: refuse(router.RefusedMemory)},
+			{err: refuse(router.RefusedMemory)},
+			{err: refuse(router.RefusedDisk)},
+			{err: refuse(router.RefusedCPU)},
+			{err: refuse(router.RefusedUnreachable)},
 		} {
 			*n = x
 			_ = invoke(t, r, "1")

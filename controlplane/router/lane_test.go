@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/hearth-compute/hearth/controlplane"
@@ -182,8 +183,8 @@ func TestInvariant4_AStandingQueueIsCut(t *testing.T) {
 				defer mu.Unlock()
 				if err == nil {
 					served++
-				} else if throttled, ok := errors.AsType[*controlplane.ThrottledError](err); !ok || throttled.Reason != controlplane.ThrottleConcurrency || throttled.NoneReady {
-					t.Error(err)
+				} else if want := (&controlplane.ThrottledError{Reason: controlplane.ThrottleConcurrency, RetryAfter: time.Second}); !cmp.Equal(err, error(want)) {
+					t.Error(cmp.Diff(err, error(want)))
 				}
 				if came.Sub(begin) < limit {
 					burst = max(burst, took)

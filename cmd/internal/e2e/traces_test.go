@@ -100,11 +100,11 @@ func tellTrace(ctx context.Context, p *fake.Process) int {
 	}}
 	base := "http://" + p.Getenv("AWS_LAMBDA_RUNTIME_API") + "/2018-06-01/runtime/invocation/"
 	for ctx.Err() == nil {
-		resp, err := send(ctx, client, http.MethodGet, base+"next", "", nil)
+		next, err := send(ctx, client, http.MethodGet, base+"next", "", nil)
 		if err != nil {
 			return 1
 		}
-		id, header := resp.Header.Get("Lambda-Runtime-Aws-Request-Id"), resp.Header.Get("Lambda-Runtime-Trace-Id")
+		id, header := next.header.Get("Lambda-Runtime-Aws-Request-Id"), next.header.Get("Lambda-Runtime-Trace-Id")
 		if _, err := send(ctx, client, http.MethodPost, base+id+"/response", header, nil); err != nil {
 			return 1
 		}
@@ -112,22 +112,29 @@ func tellTrace(ctx context.Context, p *fake.Process) int {
 	return 1
 }
 
-// send sends a request and reads the answer, which it closes.
-func send(ctx context.Context, client *http.Client, method, url, body string, header map[string]string) (*http.Response, error) {
+// reply is an answer that was read.
+type reply struct {
+	status int
+	header http.Header
+	text   string
+}
+
+// send sends a request and reads the answer.
+func send(ctx context.Context, client *http.Client, method, url, body string, header map[string]string) (reply, error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
-		return nil, err
+		return reply{}, err
 	}
 	for k, v := range header {
 		req.Header.Set(k, v)
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, err
+		return reply{}, err
 	}
+	defer func() { _ = resp.Body.Close() }()
 	text, err := io.ReadAll(resp.Body)
-	resp.Body = io.NopCloser(strings.NewReader(string(text)))
-	return resp, err
+	return reply{status: resp.StatusCode, header: resp.Header, text: string(text)}, err
 }
 
 // traced invokes f with headers and returns the trace header the function got and
@@ -135,16 +142,15 @@ func send(ctx context.Context, client *http.Client, method, url, body string, he
 func (s *system) traced(header map[string]string) (function, caller string) {
 	s.t.Helper()
 	s.eventually("an invoke", func() error {
-		resp, err := send(s.t.Context(), http.DefaultClient, http.MethodPost, "http://"+s.addr.API+"/2015-03-31/functions/f/invocations", "{}", header)
+		resp, err := send(s.t.Context(), &http.Client{}, http.MethodPost, "http://"+s.addr.API+"/2015-03-31/functions/f/invocations", "{}", header)
 		if err != nil {
 			return err
 		}
-		text, err := io.ReadAll(resp.Body)
-		if resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s: %s", resp.Status, text)
+		if resp.status != http.StatusOK {
+			return fmt.Errorf("%d: %s", resp.status, resp.text)
 		}
-		function, caller = string(text), resp.Header.Get("X-Amzn-Trace-Id")
-		return err
+		function, caller = resp.text, resp.header.Get("X-Amzn-Trace-Id")
+		return nil
 	})
 	return function, caller
 }
