@@ -56,10 +56,10 @@ type Governor struct {
 	// used less of: a host whose disk is full does not concern the others.
 	writes   bool
 	leastTmp agent.Bytes
-	service     time.Duration
-	stuck       time.Duration
-	crowded     time.Duration
-	replace     Replace
+	service  time.Duration
+	stuck    time.Duration
+	crowded  time.Duration
+	replace  Replace
 }
 
 // Config describes one environment to its governor.
@@ -167,20 +167,12 @@ func (g *Governor) retryAfter(w Work) time.Duration {
 // Replacing one does not help a host that is full.
 func (g *Governor) decideReplace(elapsed time.Duration, w Work, limits Limits) {
 	full := g.memoryFull.full || g.tmpFull.full
-	if full && w.InFlight <= w.Overrun && w.Peak <= w.Overrun {
-		g.stuck += elapsed
-	} else {
-		g.stuck = 0
-	}
+	g.stuck = lasts(full && max(w.InFlight, w.Peak) <= w.Overrun, g.stuck, elapsed)
 	slots := g.concurrency
 	if limits.CPU > 0 {
 		slots = min(slots, limits.CPU)
 	}
-	if w.Overrun > 0 && w.Overrun >= slots {
-		g.crowded += elapsed
-	} else {
-		g.crowded = 0
-	}
+	g.crowded = lasts(w.Overrun >= slots, g.crowded, elapsed)
 	switch {
 	case g.stuck >= stuckAfter && g.memoryFull.full:
 		g.replace = ReplaceMemory
@@ -191,6 +183,14 @@ func (g *Governor) decideReplace(elapsed time.Duration, w Work, limits Limits) {
 	default:
 		g.replace = ReplaceNot
 	}
+}
+
+// lasts is for how long something has been so.
+func lasts(so bool, before, elapsed time.Duration) time.Duration {
+	if !so {
+		return 0
+	}
+	return before + elapsed
 }
 
 // gate says whether something is full; it opens at less than it closes at.

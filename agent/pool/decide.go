@@ -84,10 +84,10 @@ func Decide(views []View, now time.Time) (actions []Action, wake time.Time) {
 	views = slices.SortedFunc(slices.Values(views), func(a, b View) int { return cmp.Compare(a.Environment, b.Environment) })
 	for _, v := range views {
 		actions = append(actions, retirements(v)...)
-		switch fresh := latest(v, func(i Incarnation) bool { return !i.Adopted && i.Worn == "" && i.Phase != PhaseEnding }); {
+		switch {
 		case !v.Wanted && len(v.Incarnations) == 0:
 			actions = append(actions, Action{Verb: VerbForget, Environment: v.Environment, Reason: "not wanted"})
-		case !v.Wanted || v.Draining || fresh != nil || v.Crowded && worn(v) != nil:
+		case !needsStart(v):
 		case now.Before(v.RetryAt):
 			if wake.IsZero() || v.RetryAt.Before(wake) {
 				wake = v.RetryAt
@@ -97,6 +97,14 @@ func Decide(views []View, now time.Time) (actions []Action, wake time.Time) {
 		}
 	}
 	return actions, wake
+}
+
+// needsStart tells whether a fresh incarnation is missing and may come.
+func needsStart(v View) bool {
+	if !v.Wanted || v.Draining || v.Crowded && worn(v) != nil {
+		return false
+	}
+	return latest(v, func(i Incarnation) bool { return !i.Adopted && i.Worn == "" && i.Phase != PhaseEnding }) == nil
 }
 
 func startReason(v View) string {

@@ -50,11 +50,7 @@ func TestOneWhoseSlotsAreAllOverrunIsReplacedNewOneFirst(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		observe(old, admit.Usage{}, 700*time.Millisecond)
-		time.Sleep(time.Second)
-		synctest.Wait()
-		if w.serving("e-1") == old || w.serving("e-1") == nil {
-			t.Fatal("it still serves")
-		}
+		w.succeeds(old)
 		if out, err := invoke(w.serving("e-1"), "next", ""); err != nil || out.FunctionError != "" {
 			t.Errorf("got %s, %v", out.Payload, err)
 		}
@@ -68,6 +64,16 @@ func TestOneWhoseSlotsAreAllOverrunIsReplacedNewOneFirst(t *testing.T) {
 			t.Error(d)
 		}
 	})
+}
+
+// succeeds fails the test unless another than old serves e-1 a second later.
+func (w *world) succeeds(old *runtimeapi.API) {
+	w.t.Helper()
+	time.Sleep(time.Second)
+	synctest.Wait()
+	if now := w.serving("e-1"); now == old || now == nil {
+		w.t.Fatal("it still serves")
+	}
 }
 
 func TestOneThatCannotCoolServesUntilItsSuccessorIsReady(t *testing.T) {
@@ -117,7 +123,8 @@ func TestDecideReplacesWhatIsWorn(t *testing.T) {
 		{"until it is ready", pool.View{Incarnations: []pool.Incarnation{worn, starting}}, nil},
 		{"then the old one goes", pool.View{Incarnations: []pool.Incarnation{worn, ready}}, []string{"retire e a: replaced"}},
 		{
-			"old one first without memory for two", pool.View{Crowded: true, Incarnations: []pool.Incarnation{worn}},
+			"old one first without memory for two",
+			pool.View{Crowded: true, Incarnations: []pool.Incarnation{worn}},
 			[]string{"retire e a: worn, and the instance has no memory for two: disk"},
 		},
 		{"until nothing is left of it", pool.View{Crowded: true, Incarnations: []pool.Incarnation{ending}}, nil},

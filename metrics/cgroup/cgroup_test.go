@@ -50,8 +50,10 @@ func TestReadsBothVersions(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]cgroup.Sample{
 		"v1": {CPU: 209768198, Throttled: 493890445, Memory: 10043392 - 8626176, MemoryLimit: 64 << 20},
-		"v2": {CPU: 7297013 * time.Microsecond, Throttled: 4265447 * time.Microsecond, Memory: 21196800 - 20971520, MemoryLimit: 32 << 20, OOMKills: 1,
-			Stalled: cgroup.Stalls{Memory: 1456644 * time.Microsecond}},
+		"v2": {
+			CPU: 7297013 * time.Microsecond, Throttled: 4265447 * time.Microsecond, Memory: 21196800 - 20971520, MemoryLimit: 32 << 20, OOMKills: 1,
+			Stalled: cgroup.Stalls{Memory: 1456644 * time.Microsecond},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -89,14 +91,10 @@ func TestAQuickSampleLeavesWhatIsDearAsItWas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, content := range map[string]string{
+	rewrite(t, dir, map[string]string{
 		"cpu.stat": "usage_usec 8000000\nthrottled_usec 5000000\n", "memory.current": "30971520\n",
 		"memory.stat": "inactive_file 0\n", "memory.max": "1\n", "memory.events": "oom_kill 9\n", "memory.pressure": "some total=9\n",
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	})
 	want := before
 	want.CPU, want.Throttled, want.Memory = 8*time.Second, 5*time.Second, 10_000_000
 	got, err := r.Quick()
@@ -108,6 +106,15 @@ func TestAQuickSampleLeavesWhatIsDearAsItWas(t *testing.T) {
 	}
 	if err := r.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+func rewrite(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
