@@ -32,6 +32,14 @@ type client struct {
 	vars map[string]string
 }
 
+// The one that makes invokes wait: more callers than slots, and a handler that
+// takes its time.
+const (
+	waiting  = "full A, waiting"
+	waiters  = 48
+	waitTime = 50 * time.Millisecond
+)
+
 func clients() []client {
 	return []client{{"A", nil}, {"K", map[string]string{"CLIENT": "keep"}}}
 }
@@ -43,6 +51,8 @@ type target struct {
 	processes []string
 	// caller makes what one caller calls.
 	caller func() (call func(context.Context) error, hangUp func())
+	// callers are how many there are.
+	callers int
 }
 
 // figures are the medians of a target.
@@ -124,7 +134,7 @@ func (p *peers) close() error {
 }
 
 func (p *peers) add(name string, processes []string, caller func() (func(context.Context) error, func())) {
-	p.targets = append(p.targets, target{name, processes, caller})
+	p.targets = append(p.targets, target{name, processes, caller, callers})
 }
 
 // start starts a program that listens on address.
@@ -273,8 +283,9 @@ func (p *peers) fullPath(ctx context.Context) error {
 	}
 	p.closers = append(p.closers, up.Stop)
 	api := up.Client(1)
-	for i, c := range clients() {
-		name := "bench-" + c.name
+	functions := append(clients(), client{waiting, map[string]string{"SLEEP": waitTime.String()}})
+	for i, c := range functions {
+		name := fmt.Sprintf("bench-%d", i)
 		_, err = stack.Deploy(ctx, api, stack.Function{
 			Name: name, Archive: p.archive, Subnets: []string{"subnet-a"}, MemoryMB: memoryMB, MaxConcurrency: slots, Variables: c.vars,
 		})
@@ -284,12 +295,17 @@ func (p *peers) fullPath(ctx context.Context) error {
 		if err := keepOne(ctx, up, api, name, i+1); err != nil {
 			return up.Explain(err)
 		}
-		err := p.addHTTP("full "+c.name, up.Lambda, "/2015-03-31/functions/"+name+"/invocations?Qualifier=1", true,
+		target := "full " + c.name
+		if c.name == waiting {
+			target = waiting
+		}
+		err := p.addHTTP(target, up.Lambda, "/2015-03-31/functions/"+name+"/invocations?Qualifier=1", true,
 			"hearth-control", "hearth-agent", "bootstrap")
 		if err != nil {
 			return err
 		}
 	}
+	p.targets[len(p.targets)-1].callers = waiters
 	return nil
 }
 
@@ -328,7 +344,10 @@ func (t *target) measure(ctx context.Context, duration time.Duration) (figures, 
 	if err != nil {
 		return f, err
 	}
-	steady := t.load(ctx, duration, rate)
+	steady := full
+	if t.name != waiting { // it cannot do so many
+		steady = t.load(ctx, duration, rate)
+	}
 	f.Errors = full.errs + steady.errs
 	if err := cmp.Or(full.firstErr, steady.firstErr); err != nil {
 		f.FirstError = err.Error()
@@ -355,7 +374,7 @@ func (t *target) load(ctx context.Context, duration time.Duration, perSecond int
 	began := time.Now()
 	due := schedule(ctx, began, duration, perSecond)
 	var wg sync.WaitGroup
-	for range callers {
+	for range t.callers {
 		wg.Go(func() {
 			call, hangUp := t.caller()
 			defer hangUp()

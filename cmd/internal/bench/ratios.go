@@ -43,6 +43,9 @@ func addedP99(of, against figures) float64 {
 	return (of.SteadyP99Micros - against.SteadyP99Micros) / 1000
 }
 
+func slotsUsed(of, _ figures) float64 { return of.PerSecond * waitTime.Seconds() / slots }
+func failures(of, _ figures) float64  { return float64(of.Errors) }
+
 func goals() []goal {
 	return []goal{
 		{"agent alone, throughput", "agent A", "RIE A", throughput, 1.35, true, "×"},
@@ -57,6 +60,8 @@ func goals() []goal {
 		{"full path, throughput", "full K", "RIE K", throughput, 1.2, true, "×"},
 		{"full path at 1,000/s, p50 added", "full A", "echo", addedP50, 0.65, false, " ms"},
 		{"full path at 1,000/s, p99 added", "full A", "echo", addedP99, 1.8, false, " ms"},
+		{"48 callers on 32 slots of 50 ms", waiting, waiting, slotsUsed, 0.98, true, " of 32 / 50 ms"},
+		{"48 callers on 32 slots, errors", waiting, waiting, failures, 0, false, ""},
 	}
 }
 

@@ -1,5 +1,5 @@
 // Command noop is the function that benchmarks run: it answers every event with
-// itself. By itself it is an ordinary aws-lambda-go function; with CLIENT=keep it
+// itself, after the time in SLEEP. By itself it is an ordinary aws-lambda-go function; with CLIENT=keep it
 // speaks the Runtime API over as many connections as it may run invocations at
 // once, and keeps them, as the clients of other languages do.
 package main
@@ -16,13 +16,18 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/aws/aws-lambda-go/lambda"
 )
 
 func main() {
 	if os.Getenv("CLIENT") != "keep" {
-		lambda.Start(func(_ context.Context, event json.RawMessage) (json.RawMessage, error) { return event, nil })
+		pause, _ := time.ParseDuration(os.Getenv("SLEEP")) // none is none
+		lambda.Start(func(_ context.Context, event json.RawMessage) (json.RawMessage, error) {
+			time.Sleep(pause)
+			return event, nil
+		})
 		return
 	}
 	n, err := strconv.Atoi(os.Getenv("AWS_LAMBDA_MAX_CONCURRENCY"))
