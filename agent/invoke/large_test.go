@@ -57,7 +57,7 @@ func TestALargeEventAndItsAnswerAreCopiedOnceOnEachSide(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	// One buffer for the event, one for the answer. Pools are emptied now and then,
 	// and all the time by the race detector.
-	each := int64(after.TotalAlloc-before.TotalAlloc) / times //nolint:gosec // a few megabytes
+	each := int64(after.TotalAlloc-before.TotalAlloc) / times
 	if most := int64(35 * len(payload) / 10); each > most {
 		t.Errorf("%d bytes were allocated for an event and an answer of %d each, more than %d", each, len(payload), most)
 	}

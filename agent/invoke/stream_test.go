@@ -44,7 +44,7 @@ func streams(p *pieces) environment {
 }
 
 // ask starts an invocation whose answer is to be streamed.
-func ask(t *testing.T, ctx context.Context, c invokev1.InvokeServiceClient, event string) invokev1.InvokeService_InvokeStreamClient {
+func ask(ctx context.Context, t *testing.T, c invokev1.InvokeServiceClient, event string) invokev1.InvokeService_InvokeStreamClient {
 	t.Helper()
 	s, err := c.InvokeStream(ctx)
 	if err != nil {
@@ -68,7 +68,7 @@ func TestAnAnswerGoesOutPieceByPiece(t *testing.T) {
 		p := &pieces{from: make(chan []byte), end: agent.Outcome{Duration: time.Second}}
 		s, c, stop := serve(t, map[agent.EnvironmentID]invoke.Environment{"e": streams(p)})
 		defer stop()
-		answer := ask(t, t.Context(), c, "{}")
+		answer := ask(t.Context(), t, c, "{}")
 		if m, err := answer.Recv(); err != nil || m.GetHead().GetContentType() != "text/x" || m.GetHead().GetKeptBytes() != 0 {
 			t.Fatalf("got %v, %v", m, err)
 		}
@@ -102,7 +102,7 @@ func TestAStreamThatFailsSaysSoAtItsEnd(t *testing.T) {
 		p := &pieces{from: make(chan []byte), end: end}
 		close(p.from)
 		_, c, _ := serve(t, map[agent.EnvironmentID]invoke.Environment{"e": streams(p)})
-		answer := ask(t, t.Context(), c, "{}")
+		answer := ask(t.Context(), t, c, "{}")
 		_, _ = answer.Recv()
 		m, err := answer.Recv()
 		if e := m.GetEnd(); err != nil || e.GetErrorType() != want || string(e.GetErrorDocument()) != "document" {
@@ -117,7 +117,7 @@ func TestAStreamThatFailsSaysSoAtItsEnd(t *testing.T) {
 func TestWhoAsksForAStreamGetsWhatIsNotOneTooWhateverItsSize(t *testing.T) {
 	t.Parallel()
 	_, c, _ := serve(t, map[agent.EnvironmentID]invoke.Environment{"e": environment(echo)})
-	answer, text := ask(t, t.Context(), c, strings.Repeat("x", 1000)), ""
+	answer, text := ask(t.Context(), t, c, strings.Repeat("x", 1000)), ""
 	for {
 		m, err := answer.Recv()
 		if err != nil {
@@ -139,7 +139,7 @@ func TestInvariant2_AStreamWhoseCallerLeftIsReadToItsEnd(t *testing.T) {
 		s, c, stop := serve(t, map[agent.EnvironmentID]invoke.Environment{"e": streams(p)})
 		defer stop()
 		ctx, cancel := context.WithCancelCause(t.Context())
-		answer := ask(t, ctx, c, "{}")
+		answer := ask(ctx, t, c, "{}")
 		if _, err := answer.Recv(); err != nil {
 			t.Fatal(err)
 		}
@@ -168,7 +168,7 @@ func TestACallerThatReadsNothingHoldsUpItsStreamOnly(t *testing.T) {
 		defer stop()
 		ctx, cancel := context.WithCancelCause(t.Context())
 		defer cancel(nil)
-		_ = ask(t, ctx, c, "{}")
+		_ = ask(ctx, t, c, "{}")
 		feeding := make(chan struct{})
 		go func() {
 			defer close(feeding)

@@ -213,7 +213,7 @@ func TestATimeoutLeavesTheGoRuntimeAndItsSiblingsAlive(t *testing.T) {
 }
 
 // doStream runs one order whose answer is streamed.
-func doStream(t *testing.T, ctx context.Context, api *runtimeapi.API, id string, timeout time.Duration, in order) (string, agent.Outcome) {
+func doStream(ctx context.Context, t *testing.T, api *runtimeapi.API, id string, timeout time.Duration, in order) (string, agent.Outcome) {
 	t.Helper()
 	payload, err := json.Marshal(in)
 	if err != nil {
@@ -234,18 +234,18 @@ func TestStreamsOfTheGoRuntimeFailAndAreCutWithoutHarmToIt(t *testing.T) {
 	api, exited := function(t, 8)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if text, end := doStream(t, t.Context(), api, "whole", 30*time.Second, order{Words: 20, Sleep: 50 * time.Millisecond}); text != strings.Repeat("word ", 20) || end.FunctionError != "" {
+		if text, end := doStream(t.Context(), t, api, "whole", 30*time.Second, order{Words: 20, Sleep: 50 * time.Millisecond}); text != strings.Repeat("word ", 20) || end.FunctionError != "" {
 			t.Errorf("got %q %+v", text, end)
 		}
 	})
 	wg.Go(func() {
-		if text, end := doStream(t, t.Context(), api, "fails", 30*time.Second, order{Words: 2, Fail: "no more"}); text != "word word " ||
+		if text, end := doStream(t.Context(), t, api, "fails", 30*time.Second, order{Words: 2, Fail: "no more"}); text != "word word " ||
 			end.ErrorType == "" || !strings.Contains(string(end.Payload), "no more") {
 			t.Errorf("got %q %+v %s", text, end, end.Payload)
 		}
 	})
 	wg.Go(func() { // the function goes on for a second
-		if text, end := doStream(t, t.Context(), api, "late", time.Second/2, order{Words: 15, Sleep: 100 * time.Millisecond}); text == "" ||
+		if text, end := doStream(t.Context(), t, api, "late", time.Second/2, order{Words: 15, Sleep: 100 * time.Millisecond}); text == "" ||
 			end.ErrorType != "Sandbox.Timedout" || !strings.Contains(string(end.Payload), "Task timed out after 0.50 seconds") {
 			t.Errorf("got %q %+v %s", text, end, end.Payload)
 		}

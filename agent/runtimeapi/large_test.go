@@ -90,7 +90,7 @@ func TestALargeAnswerIsReceivedIntoOneBuffer(t *testing.T) {
 		roundTrip(t, api, c, payload)
 	}
 	runtime.ReadMemStats(&after)
-	each := int64(after.TotalAlloc-before.TotalAlloc) / times //nolint:gosec // a few megabytes
+	each := int64(after.TotalAlloc-before.TotalAlloc) / times
 	if most := int64(2 * len(payload)); each > most {
 		t.Errorf("%d bytes were allocated for an answer of %d, more than %d", each, len(payload), most)
 	}

@@ -17,7 +17,7 @@ import (
 )
 
 // streaming is what runtimes say that stream.
-var streaming = [...]string{"Lambda-Runtime-Function-Response-Mode", "streaming"} //nolint:gochecknoglobals // a constant
+var streaming = [...]string{"Lambda-Runtime-Function-Response-Mode", "streaming"}
 
 // callStream starts an invocation whose caller takes the answer as it comes.
 func callStream(ctx context.Context, api *runtimeapi.API, id string) <-chan result {

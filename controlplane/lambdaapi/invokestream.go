@@ -103,8 +103,10 @@ func (a *answerStream) Write(piece []byte) (int, error) {
 // complete sends the last event; code and details are empty unless the answer is
 // not complete. Its caller may have left.
 func (a *answerStream) complete(code, details string) error {
-	if !a.begun && a.Begin("") != nil {
-		return nil
+	if !a.begun {
+		if err := a.Begin(""); err != nil {
+			return nil //nolint:nilerr // nobody is there to tell
+		}
 	}
 	text, err := json.Marshal(struct {
 		ErrorCode    string `json:",omitempty"`

@@ -194,7 +194,7 @@ func TestStreamsTakeABoundedAmountOfMemory(t *testing.T) {
 		if err != nil {
 			return nil, err
 		}
-		return http.DefaultClient.Do(req)
+		return new(http.Client).Do(req)
 	}
 	var all sync.WaitGroup
 	for range most {
@@ -232,7 +232,7 @@ func TestADryRunOfAStreamRunsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.Header.Set("X-Amz-Invocation-Type", "DryRun")
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := new(http.Client).Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

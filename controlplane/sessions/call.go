@@ -178,35 +178,43 @@ func callStream(ctx context.Context, c invokev1.InvokeServiceClient, to router.E
 	if err != nil && !errors.Is(err, io.EOF) { // EOF: the status is with Recv
 		return res, 0, err
 	}
-	end := &invokev1.InvokeStreamResponse{}
-	in := frame.Into{Field: fieldChunk, Most: maxMessage, Other: end}
-	for end.GetEnd() == nil {
+	other := &invokev1.InvokeStreamResponse{}
+	in := frame.Into{Field: fieldChunk, Most: maxMessage, Other: other}
+	for other.GetEnd() == nil {
 		if err := receive(stream, &in); err != nil {
 			return res, 0, err
 		}
-		streams := req.Stream != nil && res.FunctionError == "" // an error document is never streamed
-		switch {
-		case in.IsOther && end.GetHead() != nil:
-			h := end.GetHead()
+		if h := other.GetHead(); in.IsOther && h != nil {
 			res.FunctionError, res.ContentType, kept = h.GetFunctionError(), h.GetContentType(), h.GetKeptBytes()
-			if req.Stream != nil && res.FunctionError == "" {
-				err = req.Stream.Begin(res.ContentType)
-			}
-		case !in.IsOther && streams:
-			_, err = req.Stream.Write(in.Room)
-			in.Room = in.Room[:0]
 		}
-		if err != nil {
+		if err := pass(req.Stream, &res, &in); err != nil {
 			return res, 0, err
 		}
 	}
-	to.Observe(load(end.GetEnd().GetLoad()))
-	res.Payload = in.Room
-	res.LogTail = tail(end.GetEnd())
-	if end.GetEnd().GetErrorType() != "" {
-		res.FunctionError, res.Payload = functionError, end.GetEnd().GetErrorDocument()
+	end := other.GetEnd()
+	to.Observe(load(end.GetLoad()))
+	res.Payload, res.LogTail = in.Room, tail(end)
+	if end.GetErrorType() != "" {
+		res.FunctionError, res.Payload = functionError, end.GetErrorDocument()
 	}
 	return res, kept, nil
+}
+
+// pass passes what was received of an answer on to a caller that streams; what it
+// had is dropped. An error document is never streamed.
+func pass(to controlplane.AnswerStream, res *controlplane.InvokeResult, in *frame.Into) error {
+	if to == nil || res.FunctionError != "" {
+		return nil
+	}
+	if !in.IsOther {
+		_, err := to.Write(in.Room)
+		in.Room = in.Room[:0]
+		return err
+	}
+	if m, ok := in.Other.(*invokev1.InvokeStreamResponse); ok && m.GetHead() != nil {
+		return to.Begin(res.ContentType)
+	}
+	return nil
 }
 
 // receive receives the next message of an answer that is not over.

@@ -79,7 +79,7 @@ func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
 		proto.Reset(m.Other)
 		return c.beneath.Unmarshal(data, m.Other)
 	}
-	n, more := len(m.Room), int(size) //nolint:gosec // what is there
+	n, more := len(m.Room), int(size)
 	if m.IsTooLong = more > m.Most-n; m.IsTooLong {
 		return nil // gRPC would give an error of its own to the other side
 	}
