@@ -54,3 +54,21 @@ func TestALineCostsNoAllocation(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkPlatform(b *testing.B) {
+	s, err := logs.New(logs.Config{Dir: b.TempDir(), PerEnvironment: 16 << 20, Total: 1 << 30})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(b.Context())
+	var running sync.WaitGroup
+	running.Go(func() { _ = s.Run(ctx) })
+	st := s.Open(logs.Options{Tags: logs.Tags{Function: "f", Environment: "e-a"}})
+	report := []byte(`{"time":"2026-11-23T21:02:13.123Z","type":"platform.report","record":{"requestId":"` + requestA + `","status":"success","metrics":{"durationMs":1.234}}}`)
+	b.ReportAllocs()
+	for b.Loop() {
+		st.Platform(requestA, report, true)
+	}
+	cancel(errors.New("stopped"))
+	running.Wait()
+}
