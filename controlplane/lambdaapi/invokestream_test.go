@@ -144,27 +144,33 @@ func TestAStreamedInvokeIsRefusedBeforeItBegins(t *testing.T) {
 		status        int
 	}{
 		"no such function": {
-			lambda.InvokeWithResponseStreamInput{}, &controlplane.FunctionNotFoundError{ARN: functionBase + "f"},
+			lambda.InvokeWithResponseStreamInput{},
+			&controlplane.FunctionNotFoundError{ARN: functionBase + "f"},
 			"ResourceNotFoundException", "Function not found: " + functionBase + "f", 404,
 		},
 		"throttled": {
-			lambda.InvokeWithResponseStreamInput{}, &controlplane.ThrottledError{Reason: controlplane.ThrottleConcurrency},
+			lambda.InvokeWithResponseStreamInput{},
+			&controlplane.ThrottledError{Reason: controlplane.ThrottleConcurrency},
 			"TooManyRequestsException", "Rate Exceeded: every execution environment is at its concurrency limit.", 429,
 		},
 		"lost at once": {
-			lambda.InvokeWithResponseStreamInput{}, &controlplane.LostError{Environment: "e-1"},
+			lambda.InvokeWithResponseStreamInput{},
+			&controlplane.LostError{Environment: "e-1"},
 			"ServiceException", "The connection to the execution environment was lost during the invoke. The function may have run.", 500,
 		},
 		"no JSON": {
-			lambda.InvokeWithResponseStreamInput{Payload: []byte("hello")}, nil, "InvalidRequestContentException",
+			lambda.InvokeWithResponseStreamInput{Payload: []byte("hello")},
+			nil, "InvalidRequestContentException",
 			"Could not parse request body into json: the payload is not valid JSON", 400,
 		},
 		"an event": {
-			lambda.InvokeWithResponseStreamInput{InvocationType: "Event"}, nil, "ValidationException",
+			lambda.InvokeWithResponseStreamInput{InvocationType: "Event"},
+			nil, "ValidationException",
 			valid("invocationType", "'Event'", "Member must satisfy enum value set: [RequestResponse, DryRun]"), 400,
 		},
 		"too much": {
-			lambda.InvokeWithResponseStreamInput{Payload: large}, nil, "RequestTooLargeException",
+			lambda.InvokeWithResponseStreamInput{Payload: large},
+			nil, "RequestTooLargeException",
 			"Request must be smaller than 6291456 bytes for the InvokeWithResponseStream operation", 413,
 		},
 	} {
