@@ -101,7 +101,7 @@ func (c *cpuLimit) observe(u Usage, w Work) int {
 func (w *window) add(u Usage, work Work) {
 	w.elapsed += u.Elapsed
 	w.used += u.CPU
-	w.stalled += u.Stalled
+	w.stalled += max(0, u.Stalled-u.Throttled)
 	w.host += u.Host.CPUPermille
 	w.samples++
 	w.peak = max(w.peak, work.Peak, work.InFlight)
@@ -109,11 +109,11 @@ func (w *window) add(u Usage, work Work) {
 }
 
 // use is which part of the CPU time an environment may have it used, in
-// thousandths. Where some of its threads wait for the CPU all the time, it used
-// all it got, however little that was, and on a host without CPU time to spare.
+// thousandths. Time in which others had the CPU that it wanted was never its to
+// use; on a host without CPU time to spare, it used all it got.
 func (c *cpuLimit) use(w window) float64 {
 	own := float64(w.used) / float64(w.elapsed) * 1e6 / float64(c.quota)
-	own = max(own, min(1, float64(w.stalled)/float64(w.elapsed))*1000)
+	own += float64(w.stalled) / float64(w.elapsed) * 1000
 	if host := float64(w.host) / float64(w.samples); own >= hostShare {
 		return max(own, host)
 	}

@@ -12,7 +12,8 @@ type Usage struct {
 	// Elapsed is the length of the interval, above zero.
 	Elapsed time.Duration
 	// CPU was used in it; for Throttled of it the quota was used up.
-	// Stalled is how long some of them waited for the CPU; 0 where that is not known.
+	// Stalled is how long none of them ran although some could have; 0 where that is
+	// not known.
 	CPU, Throttled, Stalled time.Duration
 	// Memory is without reclaimable cache. A limit or size of 0 is not known:
 	// nothing follows from it.

@@ -238,7 +238,7 @@ func TestWhatGetsLittleOfAQuotaIsLimitedByWhatItGets(t *testing.T) {
 	t.Parallel()
 	g := admit.NewGovernor(admit.Config{Concurrency: 64, CPU: 1000})
 	u := interval(mib, 0)
-	u.CPU, u.Stalled = u.Elapsed/5, u.Elapsed
+	u.CPU, u.Stalled = u.Elapsed/5, u.Elapsed*4/5
 	var limits admit.Limits
 	for range 100 {
 		limits = g.Observe(u, admit.Work{InFlight: 64, Peak: 64})

@@ -75,13 +75,14 @@ type Sample struct {
 	MemoryLimit int64
 	// OOMKills is how many processes the kernel has killed for want of memory.
 	OOMKills int64
-	// Stalled is how long, so far, some task waited for a resource; zero where the
+	// Stalled is how long, so far, tasks waited for a resource; zero where the
 	// kernel does not tell: version 1 alone never does, and beside version 2 only for
 	// the CPU.
 	Stalled Stalls
 }
 
-// Stalls is time lost waiting, by resource.
+// Stalls is time lost waiting, by resource: for the CPU the time in which none of
+// the tasks ran although some could have, else that in which some task waited.
 type Stalls struct{ CPU, Memory, IO time.Duration }
 
 // Reader reads one cgroup through files it keeps open.
@@ -172,7 +173,7 @@ func legacy() []definition {
 		{"memory", "memory.oom_control", true, true, func(c []byte, r *reading) { r.OOMKills = value(c, "oom_kill") }},
 		// Hybrid hosts have the same cgroup in version 2 without controllers: who waits
 		// for the CPU is known there nevertheless.
-		{"", "cpu.pressure", true, false, func(c []byte, r *reading) { r.Stalled.CPU = stalled(c, r.Stalled.CPU) }},
+		{"", "cpu.pressure", true, false, func(c []byte, r *reading) { r.Stalled.CPU = stalled(c, "full ", r.Stalled.CPU) }},
 	}
 }
 
@@ -187,9 +188,9 @@ func unified() []definition {
 		{"", "memory.stat", false, true, func(c []byte, r *reading) { r.inactive = value(c, "inactive_file") }},
 		{"", "memory.max", false, true, func(c []byte, r *reading) { r.limit(number(c)) }},
 		{"", "memory.events", true, true, func(c []byte, r *reading) { r.OOMKills = value(c, "oom_kill") }},
-		{"", "cpu.pressure", true, false, func(c []byte, r *reading) { r.Stalled.CPU = stalled(c, r.Stalled.CPU) }},
-		{"", "memory.pressure", true, true, func(c []byte, r *reading) { r.Stalled.Memory = stalled(c, r.Stalled.Memory) }},
-		{"", "io.pressure", true, true, func(c []byte, r *reading) { r.Stalled.IO = stalled(c, r.Stalled.IO) }},
+		{"", "cpu.pressure", true, false, func(c []byte, r *reading) { r.Stalled.CPU = stalled(c, "full ", r.Stalled.CPU) }},
+		{"", "memory.pressure", true, true, func(c []byte, r *reading) { r.Stalled.Memory = stalled(c, "some ", r.Stalled.Memory) }},
+		{"", "io.pressure", true, true, func(c []byte, r *reading) { r.Stalled.IO = stalled(c, "some ", r.Stalled.IO) }},
 	}
 }
 

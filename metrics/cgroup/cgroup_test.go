@@ -83,6 +83,7 @@ func TestAQuickSampleLeavesWhatIsDearAsItWas(t *testing.T) {
 	if err := os.CopyFS(dir, os.DirFS("testdata/v2/hearth/e-1")); err != nil {
 		t.Fatal(err)
 	}
+	rewrite(t, dir, map[string]string{"cpu.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=50\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=30\n"})
 	r, err := cgroup.Layout{Unified: dir}.Open("/")
 	if err != nil {
 		t.Fatal(err)
@@ -95,6 +96,9 @@ func TestAQuickSampleLeavesWhatIsDearAsItWas(t *testing.T) {
 		"cpu.stat": "usage_usec 8000000\nthrottled_usec 5000000\n", "memory.current": "30971520\n",
 		"memory.stat": "inactive_file 0\n", "memory.max": "1\n", "memory.events": "oom_kill 9\n", "memory.pressure": "some total=9\n",
 	})
+	if before.Stalled.CPU != 30*time.Microsecond {
+		t.Errorf("stalled %v, want what the line full says", before.Stalled.CPU)
+	}
 	want := before
 	want.CPU, want.Throttled, want.Memory = 8*time.Second, 5*time.Second, 10_000_000
 	got, err := r.Quick()

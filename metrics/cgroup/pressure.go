@@ -128,11 +128,14 @@ func (s *Stall) parse(fields [][]byte) error {
 	return nil
 }
 
-// stalled returns how long some task waited, from the content of a pressure
-// file, or what it was before if that cannot be read from it.
-func stalled(content []byte, before time.Duration) time.Duration {
-	line, _, _ := bytes.Cut(content, []byte{'\n'})
-	if !bytes.HasPrefix(line, []byte("some ")) {
+// stalled returns how long tasks waited by the line of that kind, "some " or
+// "full ", of a pressure file, or what it was before if it cannot be read there.
+func stalled(content []byte, kind string, before time.Duration) time.Duration {
+	line, rest, _ := bytes.Cut(content, []byte{'\n'})
+	if string(line[:min(len(kind), len(line))]) != kind {
+		line, _, _ = bytes.Cut(rest, []byte{'\n'})
+	}
+	if string(line[:min(len(kind), len(line))]) != kind {
 		return before
 	}
 	_, total, ok := bytes.Cut(line, []byte(" total="))
