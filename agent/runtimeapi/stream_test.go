@@ -80,39 +80,43 @@ func all(s agent.Stream) (body string, end agent.Outcome) {
 
 func TestAStreamedAnswerArrivesAsTheRuntimeWritesIt(t *testing.T) {
 	for name, header := range map[string][]string{"said so": streaming[:], "in chunks": nil} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				api, c, got, stop := streamed(t, runtimeapi.Config{})
-				defer stop()
-				body, write := io.Pipe()
-				posted := c.respond(t.Context(), body, nil, append(header, "Content-Type", "text/event-stream")...)
-				out := (<-got).out
-				if out.Stream == nil || out.ContentType != "text/event-stream" || out.FunctionError != "" {
-					t.Fatalf("got %+v", out)
-				}
-				for _, word := range []string{"one", "two", "three"} {
-					time.Sleep(time.Second / 2)
-					began := time.Now()
-					_, _ = io.WriteString(write, word)
-					if p, ok := out.Stream.Next(); !ok || string(p) != word || time.Since(began) != 0 {
-						t.Errorf("got %q %v after %v, want %q", p, ok, time.Since(began), word)
-					}
-				}
-				if n := api.InFlight(); n != 1 {
-					t.Errorf("%d in flight while it streams", n)
-				}
-				_ = write.Close()
-				if p, ok := out.Stream.Next(); ok {
-					t.Errorf("got %q after the end", p)
-				}
-				if end := out.Stream.End(); end.FunctionError != "" || end.Duration != 3*time.Second/2 {
-					t.Errorf("got %+v", end)
-				}
-				if status := <-posted; status != 202 || api.InFlight() != 0 {
-					t.Errorf("got %d, %d in flight", status, api.InFlight())
-				}
-			})
-		})
+		t.Run(name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { arrives(t, header) }) })
+	}
+}
+
+// arrives streams an answer word by word.
+func arrives(t *testing.T, header []string) {
+	api, c, got, stop := streamed(t, runtimeapi.Config{})
+	defer stop()
+	body, write := io.Pipe()
+	posted := c.respond(t.Context(), body, nil, append(header, "Content-Type", "text/event-stream")...)
+	out := (<-got).out
+	if out.Stream == nil || out.ContentType != "text/event-stream" || out.FunctionError != "" {
+		t.Fatalf("got %+v", out)
+	}
+	for _, word := range []string{"one", "two", "three"} {
+		wordArrives(t, write, out.Stream, word)
+	}
+	if n := api.InFlight(); n != 1 {
+		t.Errorf("%d in flight while it streams", n)
+	}
+	_ = write.Close()
+	if rest, end := all(out.Stream); rest != "" || end.FunctionError != "" || end.Duration != 3*time.Second/2 {
+		t.Errorf("got %q and %+v", rest, end)
+	}
+	if status := <-posted; status != 202 || api.InFlight() != 0 {
+		t.Errorf("got %d, %d in flight", status, api.InFlight())
+	}
+}
+
+// wordArrives writes a word after half a second, which arrives at once.
+func wordArrives(t *testing.T, write io.Writer, s agent.Stream, word string) {
+	t.Helper()
+	time.Sleep(time.Second / 2)
+	began := time.Now()
+	_, _ = io.WriteString(write, word)
+	if p, ok := s.Next(); !ok || string(p) != word || time.Since(began) != 0 {
+		t.Errorf("got %q %v after %v, want %q", p, ok, time.Since(began), word)
 	}
 }
 
@@ -203,10 +207,7 @@ func cutAtTheDeadline(t *testing.T, callerReads bool) {
 		time.Sleep(time.Minute)
 	}
 	received, end := all(out.Stream)
-	want := `{"errorType":"Sandbox.Timedout","errorMessage":"RequestId: r Error: Task timed out after 3.00 seconds"}`
-	if end.FunctionError != "Unhandled" || end.ErrorType != "Sandbox.Timedout" || string(end.Payload) != want || end.Duration != 3*time.Second {
-		t.Errorf("got %+v %s", end, end.Payload)
-	}
+	timedOut(t, end)
 	if took := time.Since(began); callerReads && (took != 3*time.Second || len(received) != 8*100<<10) {
 		t.Errorf("got %d bytes after %v", len(received), took)
 	}
@@ -214,15 +215,28 @@ func cutAtTheDeadline(t *testing.T, callerReads bool) {
 	if n := api.InFlight(); n != 1 || timeouts.Load() != 1 {
 		t.Errorf("%d in flight, %d timeouts", n, timeouts.Load())
 	}
-	// A sibling is served meanwhile.
+	siblingIsServed(t, api, c)
+	if status := <-posted; status != 202 || api.InFlight() != 0 {
+		t.Errorf("got %d, %d in flight", status, api.InFlight())
+	}
+}
+
+// timedOut wants the end of a stream after three seconds.
+func timedOut(t *testing.T, end agent.Outcome) {
+	t.Helper()
+	want := `{"errorType":"Sandbox.Timedout","errorMessage":"RequestId: r Error: Task timed out after 3.00 seconds"}`
+	if end.FunctionError != "Unhandled" || end.ErrorType != "Sandbox.Timedout" || string(end.Payload) != want || end.Duration != 3*time.Second {
+		t.Errorf("got %+v %s", end, end.Payload)
+	}
+}
+
+func siblingIsServed(t *testing.T, api *runtimeapi.API, c *client) {
+	t.Helper()
 	next, sibling := c.poll(t.Context()), call(t.Context(), api, "sibling")
 	<-next
 	c.answer("sibling", "ok")
 	if r := <-sibling; r.err != nil || string(r.out.Payload) != "ok" {
 		t.Errorf("got %+v", r)
-	}
-	if status := <-posted; status != 202 || api.InFlight() != 0 {
-		t.Errorf("got %d, %d in flight", status, api.InFlight())
 	}
 }
 

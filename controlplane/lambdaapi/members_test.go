@@ -190,8 +190,8 @@ func settingWrites() map[string]written {
 		},
 		"InvokeWithResponseStream": {
 			tests: map[string]string{
-				"FunctionName": "TestAnInvokeSurvivesTheSDK", "Qualifier": "TestAnInvokeSurvivesTheSDK", "Payload": "TestAnInvokeSurvivesTheSDK",
-				"ClientContext": "TestAnInvokeSurvivesTheSDK", "InvocationType": "TestAStreamedInvokeIsRefusedBeforeItBegins", "LogType": "TestWhatSAMRemoteInvokeDoesIsAnswered",
+				"FunctionName": "TestAStreamedInvokeSurvivesTheSDK", "Qualifier": "TestAStreamedInvokeSurvivesTheSDK", "Payload": "TestAStreamedInvokeSurvivesTheSDK",
+				"ClientContext": "TestAStreamedInvokeSurvivesTheSDK", "InvocationType": "TestAStreamedInvokeIsRefusedBeforeItBegins", "LogType": "TestWhatSAMRemoteInvokeDoesIsAnswered",
 			},
 			inputs: []any{&lambda.InvokeWithResponseStreamInput{FunctionName: f, Qualifier: aws.String("1")}},
 			refused: map[string]member{

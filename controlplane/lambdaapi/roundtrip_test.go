@@ -177,8 +177,15 @@ func TestAnInvokeSurvivesTheSDK(t *testing.T) {
 	if out.StatusCode != 200 || *out.ExecutedVersion != "7" || *out.FunctionError != "Unhandled" || string(out.Payload) != string(router.result.Payload) {
 		t.Errorf("the client got %+v", out)
 	}
-	router.asked = controlplane.InvokeRequest{}
-	_, err = clientOf(t, newServer(cfg)).InvokeWithResponseStream(t.Context(), &lambda.InvokeWithResponseStreamInput{
+}
+
+func TestAStreamedInvokeSurvivesTheSDK(t *testing.T) {
+	t.Parallel()
+	router := &answering{result: controlplane.InvokeResult{Executed: "7"}}
+	cfg := bare().cfg
+	cfg.Invoker = router
+	text, payload := `{"custom":{"a":"é"}}`, []byte(`{"in":"é\u0000<&>"}`)
+	_, err := clientOf(t, newServer(cfg)).InvokeWithResponseStream(t.Context(), &lambda.InvokeWithResponseStreamInput{
 		FunctionName: new("arn:aws:lambda:us-east-1:123456789012:function:f"), Qualifier: new("$LATEST.PUBLISHED"),
 		ClientContext: new(base64.StdEncoding.EncodeToString([]byte(text))), Payload: payload,
 		InvocationType: "RequestResponse", LogType: "None",
