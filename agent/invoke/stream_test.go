@@ -82,14 +82,20 @@ func TestAnAnswerGoesOutPieceByPiece(t *testing.T) {
 			t.Errorf("%d in flight while it streams", n)
 		}
 		close(p.from)
-		m, err := answer.Recv()
-		if e := m.GetEnd(); err != nil || e == nil || e.GetErrorType() != "" || e.GetDuration().AsDuration() != time.Second {
-			t.Errorf("got %v, %v", m, err)
-		}
-		if _, err := answer.Recv(); !errors.Is(err, io.EOF) {
-			t.Errorf("got %v", err)
-		}
+		endsWell(t, answer)
 	})
+}
+
+// endsWell wants the end of an answer of a second, and nothing after it.
+func endsWell(t *testing.T, answer invokev1.InvokeService_InvokeStreamClient) {
+	t.Helper()
+	m, err := answer.Recv()
+	if e := m.GetEnd(); err != nil || e == nil || e.GetErrorType() != "" || e.GetDuration().AsDuration() != time.Second {
+		t.Errorf("got %v, %v", m, err)
+	}
+	if _, err := answer.Recv(); !errors.Is(err, io.EOF) {
+		t.Errorf("got %v", err)
+	}
 }
 
 func TestAStreamThatFailsSaysSoAtItsEnd(t *testing.T) {

@@ -107,12 +107,7 @@ func TestAnswersAreStreamed(t *testing.T) {
 		s.step(function+" fails midway", func() { s.failsMidway(function) })
 		s.step(function+" is slow, abandoned, and large", func() { s.badManners(function) })
 	}
-	s.step("raw is interrupted", func() {
-		got, err := s.streams(s.t.Context(), "raw", flow{Pieces: 2, Fail: "no more", Interrupt: true})
-		if err != nil || got.code != "Unhandled" || got.details != `{"errorType":"Midway","errorMessage":"no more"}` || len(got.delays) == 0 {
-			s.t.Errorf("got %+v, %v", got, err)
-		}
-	})
+	s.step("raw is interrupted", s.interrupted)
 	s.step("an Invoke gets what streams", func() {
 		for _, function := range []string{"go", "raw"} {
 			out, err := s.lambda.Invoke(s.t.Context(), &lambda.InvokeInput{
@@ -123,14 +118,24 @@ func TestAnswersAreStreamed(t *testing.T) {
 			}
 		}
 	})
-	s.step("a function that dies ends its streams", func() {
-		for _, function := range []string{"go", "raw"} {
-			got, err := s.streams(s.t.Context(), function, flow{Pieces: 1, Crash: true})
-			if err != nil || got.code != "Unhandled" || len(got.delays) != 1 || !strings.Contains(got.details, "Runtime.") {
-				s.t.Errorf("%s: got %+v, %v", function, got, err)
-			}
+	s.step("functions that die end their streams", s.diesMidway)
+}
+
+// interrupted streams an answer that an error interrupts.
+func (s *stack) interrupted() {
+	got, err := s.streams(s.t.Context(), "raw", flow{Pieces: 2, Fail: "no more", Interrupt: true})
+	if err != nil || got.code != "Unhandled" || got.details != `{"errorType":"Midway","errorMessage":"no more"}` || len(got.delays) == 0 {
+		s.t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+func (s *stack) diesMidway() {
+	for _, function := range []string{"go", "raw"} {
+		got, err := s.streams(s.t.Context(), function, flow{Pieces: 1, Crash: true})
+		if err != nil || got.code != "Unhandled" || len(got.delays) != 1 || !strings.Contains(got.details, "Runtime.") {
+			s.t.Errorf("%s: got %+v, %v", function, got, err)
 		}
-	})
+	}
 }
 
 // piecesArriveAtOnce measures how long after the function wrote them pieces reach
@@ -164,18 +169,22 @@ func (s *stack) failsMidway(function string) {
 	}
 }
 
+// pastItsDeadline streams for six seconds, of which there are five.
+func (s *stack) pastItsDeadline(t *testing.T, function string) {
+	t.Helper()
+	got, err := s.streams(t.Context(), function, flow{Pieces: 60, GapMS: 100})
+	if err != nil || got.code != "Unhandled" || len(got.delays) < 40 || len(got.delays) > 51 ||
+		!strings.Contains(got.details, `"errorType":"Sandbox.Timedout"`) || !strings.Contains(got.details, "Task timed out after 5.00 seconds") {
+		t.Errorf("a stream past its deadline: %d pieces, %s %s, %v", len(got.delays), got.code, got.details, err)
+	}
+}
+
 // badManners runs streams past the deadline, abandons others, and streams 32 MB,
 // all beside each other. The function lives.
 func (s *stack) badManners(function string) {
 	t, before := s.t, s.functions()
 	var all sync.WaitGroup
-	all.Go(func() {
-		got, err := s.streams(t.Context(), function, flow{Pieces: 60, GapMS: 100}) // 6 s
-		if err != nil || got.code != "Unhandled" || len(got.delays) < 40 || len(got.delays) > 51 ||
-			!strings.Contains(got.details, `"errorType":"Sandbox.Timedout"`) || !strings.Contains(got.details, "Task timed out after 5.00 seconds") {
-			t.Errorf("a stream past its deadline: %d pieces, %s %s, %v", len(got.delays), got.code, got.details, err)
-		}
-	})
+	all.Go(func() { s.pastItsDeadline(t, function) })
 	all.Go(func() {
 		ctx, cancel := context.WithTimeoutCause(t.Context(), 500*time.Millisecond, errors.New("impatient"))
 		defer cancel()
