@@ -20,8 +20,8 @@ import (
 // use it again has room for what it had room for just now.
 type memoryLimit struct {
 	perInvoke agent.Bytes
-	// seen is how long something ran while it was measured.
-	seen time.Duration
+	// proven is the most that ran when one ended.
+	proven int
 	// floors are the least memory held in each of the last seconds.
 	floors [floorSeconds]agent.Bytes
 	second int
@@ -46,8 +46,9 @@ const (
 	// unknownSlots is how many may run before it was seen what one takes: what AWS
 	// starts its densest runtime with on 1 vCPU.
 	unknownSlots = 64
-	// knownAfter is for how long something must have been seen running.
-	knownAfter = 300 * time.Millisecond
+	// growth is by which part more may run than ran when invocations ended: what
+	// those that run take is not seen before they have taken it.
+	growth = 4
 	// leastPerInvoke is what an invocation takes at least.
 	leastPerInvoke agent.Bytes = 16 << 10
 )
@@ -59,7 +60,6 @@ func (m *memoryLimit) observe(u Usage, w Work) int {
 	}
 	floor := m.floor(u)
 	if w.InFlight > 0 {
-		m.seen += u.Elapsed
 		m.learn(max(0, u.Memory-floor)/agent.Bytes(w.InFlight), u.Elapsed)
 	}
 	if m.perInvoke == 0 {
@@ -72,10 +72,10 @@ func (m *memoryLimit) observe(u Usage, w Work) int {
 	for _, n := range m.fits {
 		best = max(best, n)
 	}
-	if m.seen < knownAfter {
-		best = min(best, unknownSlots)
+	if w.Completed > 0 {
+		m.proven = max(m.proven, w.InFlight)
 	}
-	return best
+	return min(best, max(unknownSlots, m.proven+m.proven/growth))
 }
 
 func (m *memoryLimit) learn(took agent.Bytes, elapsed time.Duration) {
