@@ -72,10 +72,10 @@ func measure(ctx context.Context, length, warmUp time.Duration, out string) erro
 		return err
 	}
 	b := &bench{length: length, warmUp: warmUp, archive: archive}
-	if err := b.with(ctx, nil, b.limited); err != nil {
+	if err := b.with(ctx, "", b.limited); err != nil {
 		return err
 	}
-	if err := b.with(ctx, []string{"HEARTH_FIXED_LIMITS=true"}, b.unlimited); err != nil {
+	if err := b.with(ctx, "--fixed-limits", b.unlimited); err != nil {
 		return err
 	}
 	b.result.judge()
@@ -86,7 +86,7 @@ func measure(ctx context.Context, length, warmUp time.Duration, out string) erro
 }
 
 // with runs f with an agent of its own.
-func (b *bench) with(ctx context.Context, environ []string, f func(context.Context, *rig) error) (err error) {
+func (b *bench) with(ctx context.Context, flags string, f func(context.Context, *rig) error) (err error) {
 	dir, err := os.MkdirTemp("", "hearth-overload-")
 	if err != nil {
 		return err
@@ -104,7 +104,7 @@ func (b *bench) with(ctx context.Context, environ []string, f func(context.Conte
 		}
 		err = os.RemoveAll(dir)
 	}()
-	if err := r.open(ctx, b.archive, append(os.Environ(), environ...)); err != nil {
+	if err := r.open(ctx, b.archive, flags); err != nil {
 		return err
 	}
 	ctx, stop := context.WithCancelCause(ctx)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -46,7 +47,7 @@ type rig struct {
 }
 
 // open makes everything and asks for one instance.
-func (r *rig) open(ctx context.Context, archive []byte, environ []string) error {
+func (r *rig) open(ctx context.Context, archive []byte, flags string) error {
 	var err error
 	if r.db, err = sqlite.Open(ctx, filepath.Join(r.dir, "store.db")); err != nil {
 		return err
@@ -74,18 +75,24 @@ func (r *rig) open(ctx context.Context, archive []byte, environ []string) error 
 	if err != nil {
 		return err
 	}
-	return r.launch(ctx, tokens, lis.Addr().String(), environ)
+	return r.launch(ctx, tokens, lis.Addr().String(), flags)
 }
 
-func (r *rig) launch(ctx context.Context, tokens *sessions.Tokens, control string, environ []string) error {
+func (r *rig) launch(ctx context.Context, tokens *sessions.Tokens, control string, flags string) error {
 	binaries, err := filepath.Abs("bin")
 	if err != nil {
 		return err
 	}
+	// An agent gets its flags from the fleet; what comes in addition is in a script.
+	agent := filepath.Join(r.dir, "hearth-agent")
+	script := fmt.Sprintf("#!/bin/sh\nexec '%s' \"$@\" %s\n", filepath.Join(binaries, "hearth-agent"), flags)
+	if err := os.WriteFile(agent, []byte(script), 0o700); err != nil { //nolint:gosec // G306: it is run
+		return err
+	}
 	r.fleet, err = local.New(local.Config{
-		DataDir: r.dir, AgentPath: filepath.Join(binaries, "hearth-agent"), InitPath: filepath.Join(binaries, "hearth-init"),
+		DataDir: r.dir, AgentPath: agent, InitPath: filepath.Join(binaries, "hearth-init"),
 		Control: control, SubnetPool: netip.MustParsePrefix("10.214.0.0/16"), MaxInstances: 1,
-		Environ: environ, Logger: r.log,
+		Environ: os.Environ(), Logger: r.log,
 	})
 	if err != nil {
 		return err
