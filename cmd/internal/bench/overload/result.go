@@ -73,7 +73,8 @@ func (r *Result) judge() {
 	}
 	r.judgeCost()
 	r.goal("memory: no OOM kill", r.MemorySurvived && r.Memory.Failed == 0, "survived %v, %d failed %s", r.MemorySurvived, r.Memory.Failed, r.Memory.Failure)
-	r.goal("memory: reason memory", only(r.Memory.Refused, "memory"), "%v", r.Memory.Refused)
+	// Writing to 20 MiB takes CPU time, too: a vCPU cannot fill 2 GiB every 200 ms.
+	r.goal("memory: refused for memory", r.Memory.Refused["memory"] > 0, "%v", r.Memory.Refused)
 	r.goal("disk: reason disk", only(r.Disk.Refused, "disk"), "%v", r.Disk.Refused)
 	r.goal("disk: replaced", r.DiskReplacedSeconds > 0, "after %.1f s", r.DiskReplacedSeconds)
 }
