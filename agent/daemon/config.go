@@ -42,6 +42,9 @@ type Config struct {
 	// CgroupParent is above all environments and belongs to this agent alone.
 	// --cgroup-parent
 	CgroupParent string
+	// Spares is how many networks and /tmp file systems are kept ready for
+	// environments to come, 0 to 64. --spares
+	Spares int
 	// Allocatable is what environments may take together; a zero field means
 	// what the machine has, minus a reserve. --vcpu, --memory
 	Allocatable agent.Resources
@@ -182,6 +185,9 @@ func (c Config) validateLimits() error {
 		errs = append(errs, fmt.Errorf("--code-cache-bytes %d: must be above zero", c.CodeCache))
 	}
 	errs = append(errs, c.validateLogs()...)
+	if c.Spares < 0 || c.Spares > 64 {
+		errs = append(errs, fmt.Errorf("--spares %d: must be 0 to 64", c.Spares))
+	}
 	if c.DrainTimeout < 0 {
 		errs = append(errs, fmt.Errorf("--drain-timeout %v: must not be negative", c.DrainTimeout))
 	}

@@ -124,6 +124,7 @@ func New(cfg Config) (*Agent, error) {
 			DenyCIDRs:    cfg.DenyCIDRs,
 			NftTable:     cfg.NftTable,
 			CgroupParent: cfg.CgroupParent,
+			Spares:       cfg.Spares,
 			Output:       output,
 			Logger:       cfg.Log,
 		}

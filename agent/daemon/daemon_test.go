@@ -93,7 +93,7 @@ func TestEveryFaultOfAConfigurationIsNamed(t *testing.T) {
 	err := daemon.Config{
 		Controls: []string{"nowhere"}, DataDir: "relative", Subnet: netip.MustParsePrefix("fd00::/64"),
 		DenyCIDRs: []netip.Prefix{{}}, Allocatable: agent.Resources{CPU: -1}, DataConnections: 9,
-		Listen: "0.0.0.0:1", MetricsListen: "x", DrainTimeout: -1, CodeCache: 0,
+		Listen: "0.0.0.0:1", MetricsListen: "x", DrainTimeout: -1, CodeCache: 0, Spares: -1,
 	}.Validate()
 	if !errdefs.IsInvalidArgument(err) {
 		t.Fatalf("got %v", err)
@@ -101,7 +101,7 @@ func TestEveryFaultOfAConfigurationIsNamed(t *testing.T) {
 	for _, flag := range []string{
 		"--control", "--data-dir", "--containerd-address", "--containerd-namespace", "--zone", "--subnet", "--deny-cidr",
 		"--nft-table", "--cgroup-parent", "--vcpu", "--init-path", "--region", "--code-cache-bytes", "--data-connections",
-		"--listen", "--metrics-listen", "--drain-timeout",
+		"--listen", "--metrics-listen", "--drain-timeout", "--spares",
 	} {
 		if !strings.Contains(err.Error(), flag) {
 			t.Errorf("%s is not named in: %v", flag, err)

@@ -68,8 +68,10 @@ type flags struct {
 }
 
 func register(fs *flag.FlagSet) *flags {
-	f := &flags{controls: boot.NewList(), deny: boot.NewList("10.200.0.0/15"), cache: 8 * boot.GiB,
-		environmentLogs: boot.Size(daemon.DefaultEnvironmentLogs), logs: boot.Size(daemon.DefaultLogs)}
+	f := &flags{
+		controls: boot.NewList(), deny: boot.NewList("10.200.0.0/15"), cache: 8 * boot.GiB,
+		environmentLogs: boot.Size(daemon.DefaultEnvironmentLogs), logs: boot.Size(daemon.DefaultLogs),
+	}
 	c := &f.cfg
 	fs.Var(f.controls, "control", "`HOST:PORT[,…]` of the control services' agent listeners")
 	fs.StringVar(&c.DataDir, "data-dir", "/var/lib/hearth/agent", "`DIR` of the agent's own files")
@@ -82,6 +84,7 @@ func register(fs *flag.FlagSet) *flags {
 	fs.Var(f.deny, "deny-cidr", "`CIDR[,…]` environments cannot reach, beside their own subnet and 169.254.0.0/16")
 	fs.StringVar(&c.NftTable, "nft-table", "hearth", "nftables `TABLE`, this agent's alone")
 	fs.StringVar(&c.CgroupParent, "cgroup-parent", "/hearth/agent", "`CGROUP` above all environments, this agent's alone")
+	fs.IntVar(&c.Spares, "spares", 4, "`COUNT` of networks and /tmp file systems kept ready for environments to come, at most one for 16 addresses of --subnet; 0 to 64")
 	fs.Var(&f.vcpu, "vcpu", "`VCPUS` environments may take together, for example 1.5; 0 means all but one")
 	fs.Var(&f.memory, "memory", "memory environments may take together; 0 means all but 1 GiB")
 	fs.BoolVar(&c.LimitParent, "limit", false, "make --vcpu and --memory the limits of --cgroup-parent")

@@ -48,7 +48,7 @@ func TestFlagsBecomeAConfig(t *testing.T) {
 		ContainerdAddress: "/run/containerd/containerd.sock", ContainerdNamespace: "hearth",
 		Zone: "z", JoinTokenFile: "/t", Subnet: netip.MustParsePrefix("10.201.3.0/24"),
 		DenyCIDRs: []netip.Prefix{netip.MustParsePrefix("10.201.0.0/16"), netip.MustParsePrefix("10.9.0.0/16")},
-		NftTable:  "hearth", CgroupParent: "/hearth/agent", Allocatable: agent.Resources{CPU: 500, Memory: 8 << 30}, LimitParent: true,
+		NftTable:  "hearth", Spares: 4, CgroupParent: "/hearth/agent", Allocatable: agent.Resources{CPU: 500, Memory: 8 << 30}, LimitParent: true,
 		InitPath: cfg.InitPath, Region: "eu-west-1", CodeCache: 8 << 30, EnvironmentLogs: 16 << 20, Logs: 1 << 30, DataConnections: 2, DrainTimeout: 30 * time.Second,
 		Hostname: cfg.Hostname, Version: cfg.Version,
 	}

@@ -27,6 +27,9 @@ const (
 	DefaultSnapshotter = "overlayfs"
 )
 
+// maxSpares is the most Config.Spares may be.
+const maxSpares = 64
+
 // Config configures a Driver.
 type Config struct {
 	// Address is containerd's socket. Default DefaultAddress.
@@ -58,6 +61,10 @@ type Config struct {
 	CgroupParent string
 	// CgroupLimits limit all sandboxes together. Zero: no limit of that kind.
 	CgroupLimits CgroupLimits
+	// Spares is how many networks and file systems for /tmp are made before they are
+	// asked for, while nothing is being created: Create takes less time then. They
+	// never hold more than a sixteenth of the addresses. Default 0.
+	Spares int
 	// Snapshotter is containerd's. Default DefaultSnapshotter.
 	Snapshotter string
 	// Output receives what sandboxes print. Nil discards it.
@@ -91,6 +98,7 @@ func (c Config) Validate() error {
 	clean := path.Clean(c.CgroupParent)
 	fault(!path.IsAbs(c.CgroupParent) || clean == "/" || clean != c.CgroupParent, "cgroup parent must be a clean absolute path and not the root")
 	fault(c.CgroupLimits.CPU < 0 || c.CgroupLimits.Memory < 0, "cgroup limits must not be negative")
+	fault(c.Spares < 0 || c.Spares > maxSpares, fmt.Sprintf("spares must be 0 to %d", maxSpares))
 	fault(c.Logger == nil, "logger is missing")
 	if len(faults) == 0 {
 		return nil

@@ -14,7 +14,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/hearth-compute/hearth/sandbox"
@@ -59,13 +58,14 @@ func (c Config) validate(spec sandbox.Spec) error {
 	return nil
 }
 
-// Create implements sandbox.Runtime. It takes 80 to 150 ms: network and /tmp side
-// by side, then container and task.
+// Create implements sandbox.Runtime. It takes 80 to 150 ms: network and /tmp, a
+// spare's or made side by side, then container and task.
 func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Status, error) {
 	ctx = d.scope(ctx)
 	if err := d.cfg.validate(spec); err != nil {
 		return sandbox.Status{}, err
 	}
+	d.spares.disturb()
 	if err := d.cfg.checkSpace(); err != nil {
 		return sandbox.Status{}, d.fail("creating", spec.ID, err)
 	}
@@ -112,10 +112,7 @@ func (d *Driver) create(ctx context.Context, spec sandbox.Spec, img client.Image
 	if err := os.Mkdir(d.cfg.sandboxDir(spec.ID), 0o700); err != nil {
 		return sandbox.Status{}, err
 	}
-	var g errgroup.Group
-	g.Go(func() error { return d.addNetwork(ctx, spec.ID) })
-	g.Go(func() error { return d.makeTmp(ctx, spec.ID, spec.Limits.Tmp) })
-	if err := g.Wait(); err != nil {
+	if err := d.furnish(ctx, spec.ID, spec.Limits.Tmp); err != nil {
 		return sandbox.Status{}, err
 	}
 	ociSpec, err := oci.Spec(spec, oci.Host{

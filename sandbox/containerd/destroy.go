@@ -21,6 +21,7 @@ import (
 // Errors: Unavailable; call again then.
 func (d *Driver) Destroy(ctx context.Context) error {
 	ctx = d.scope(ctx)
+	d.noSpares()
 	if err := d.destroySandboxes(ctx); err != nil {
 		return fmt.Errorf("destroying containerd driver %s: %w", d.cfg.Namespace, err)
 	}

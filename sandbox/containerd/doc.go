@@ -21,6 +21,17 @@
 // as with Docker's iptables rules, allow the subnet there, too, or sandboxes
 // reach nothing.
 //
+// # Spares
+//
+// Networks and file systems for /tmp can be made before they are asked for
+// (Config.Spares), one at a time while nothing is being created. A spare has a
+// name no sandbox can have, in all the places above. Create renames what has a
+// name that can be changed (address lease, image file) and binds what has not
+// (network namespace, /tmp) to its new place before it leaves the old one, so
+// that at any moment all there is has the name of the spare or of the sandbox.
+// Which spares there are is known to this process alone: to the next one they
+// are orphans.
+//
 // # Concurrency
 //
 // Everything may be called concurrently. Operations on one sandbox wait for each
@@ -37,6 +48,7 @@
 //
 // # Shutdown
 //
-// Close stops reading output and closes the connection; sandboxes run on.
+// Close stops reading output and closes the connection; sandboxes run on, and
+// spares stay until the next Open.
 // Destroy removes everything the driver ever made.
 package containerd

@@ -28,6 +28,7 @@ type Driver struct {
 	locks  keyed
 	pulls  singleflight.Group
 	static func() (builtinImage, error)
+	spares spares
 
 	mu       sync.Mutex
 	creating map[sandbox.ID]bool // Create is at work: not yet listed
@@ -57,7 +58,8 @@ func New(cfg Config) (*Driver, error) {
 	}
 	return &Driver{
 		cfg: cfg, log: cfg.Logger, client: c,
-		locks: keyed{held: map[sandbox.ID]*slot{}},
+		spares: spares{used: make(chan struct{}, 1), known: map[sandbox.ID]bool{}, size: spareTmp},
+		locks:  keyed{held: map[sandbox.ID]*slot{}},
 		static: sync.OnceValues(func() (builtinImage, error) {
 			archive, digest, err := builtin.Archive(runtime.GOARCH)
 			return builtinImage{archive, digest}, err
@@ -86,6 +88,7 @@ func (d *Driver) Open(ctx context.Context) error {
 		{"cgroup " + d.cfg.CgroupParent, d.makeParentCgroup},
 		{"orphans", d.Sweep},
 		{"output", d.attachAll},
+		{"spares", d.makeSpares},
 	} {
 		if err := step.do(ctx); err != nil {
 			return fmt.Errorf("containerd driver %s: %s: %w", d.cfg.Namespace, step.name, classify(err))
@@ -135,6 +138,7 @@ func (d *Driver) Close() error {
 	outputs := d.outputs
 	d.outputs = map[sandbox.ID]*output{}
 	d.mu.Unlock()
+	d.noSpares()
 	for _, o := range outputs {
 		o.io.Cancel()
 	}

@@ -120,7 +120,7 @@ func (c Config) leases() ([]sandbox.ID, error) {
 	}
 	var ids []sandbox.ID
 	for _, f := range files {
-		if strings.HasPrefix(f.Name(), "last_reserved_ip") || f.Name() == "lock" {
+		if !isLease(f.Name()) {
 			continue
 		}
 		content, err := os.ReadFile(filepath.Join(dir, f.Name())) //nolint:gosec // G304: below our data directory
@@ -131,6 +131,11 @@ func (c Config) leases() ([]sandbox.ID, error) {
 		ids = append(ids, sandbox.ID(strings.TrimSpace(holder)))
 	}
 	return ids, err
+}
+
+// isLease tells the files of addresses from host-local's others.
+func isLease(name string) bool {
+	return !strings.HasPrefix(name, "last_reserved_ip") && name != "lock"
 }
 
 // resolvConf is the host's resolver configuration without the resolvers that

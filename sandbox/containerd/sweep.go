@@ -36,6 +36,9 @@ func (d *Driver) sweep(ctx context.Context, id sandbox.ID) error {
 		return d.fail("sweeping", id, err)
 	}
 	defer unlock()
+	if d.spares.has(id) {
+		return nil
+	}
 	switch _, err := d.client.ContainerService().Get(ctx, string(id)); {
 	case err == nil:
 		return nil // somebody's sandbox

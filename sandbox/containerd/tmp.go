@@ -21,14 +21,23 @@ const minSpace = 16 << 20
 
 // checkSpace refuses early, with a reason for people, what would fail half-way.
 func (c Config) checkSpace() error {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(c.DataDir, &fs); err != nil {
+	free, err := c.freeSpace()
+	if err != nil {
 		return err
 	}
-	if free := fs.Bavail * uint64(fs.Bsize); free < minSpace { //nolint:gosec // G115: a block is not negative
+	if free < minSpace {
 		return fmt.Errorf("the disk is full: %d bytes are free below %s, a sandbox needs %d: %w", free, c.DataDir, minSpace, errdefs.ErrResourceExhausted)
 	}
 	return nil
+}
+
+// freeSpace is what is free on disk for sandboxes.
+func (c Config) freeSpace() (uint64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(c.DataDir, &fs); err != nil {
+		return 0, err
+	}
+	return fs.Bavail * uint64(fs.Bsize), nil //nolint:gosec // G115: a block is not negative
 }
 
 // makeTmp makes the file system on /tmp: ext4 without a journal in a sparse file
