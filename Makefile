@@ -143,6 +143,10 @@ bench-overload: deps build ## goodput of one environment at up to five times its
 bench: deps build ## invoke latency and throughput at concurrency 1, 16, 32
 	$(ROOT_GO) $(CONTAINERD) $(GO) run -exec $(AS_ROOT) ./cmd/internal/bench
 
+.PHONY: bench-start
+bench-start: deps build ## start of environments, with and without spares, and the agent's memory with fifty; writes bin/bench/start.json
+	$(ROOT_GO) $(CONTAINERD) $(GO) run -exec $(AS_ROOT) ./cmd/internal/bench -start
+
 .PHONY: bench-peers
 bench-peers: deps build ## against what RIE and QUEUE_PROXY name, an echo and a reverse proxy, in turn; writes bin/bench/peers.json
 	$(ROOT_GO) $(CONTAINERD) $(GO) run -exec $(AS_ROOT) ./cmd/internal/bench -peers -rie=$(RIE) -queue-proxy=$(QUEUE_PROXY)

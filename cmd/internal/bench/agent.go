@@ -70,6 +70,8 @@ type agentBench struct {
 	server    *sessions.Server
 	fleet     *local.Fleet
 	code      controlplane.Code
+	// agentArgs are further arguments of the agent.
+	agentArgs []string
 }
 
 // open makes everything and asks for one instance.
@@ -112,7 +114,7 @@ func (b *agentBench) launch(ctx context.Context, tokens *sessions.Tokens, contro
 	b.fleet, err = local.New(local.Config{
 		DataDir: b.dir, AgentPath: filepath.Join(binaries, "hearth-agent"), InitPath: filepath.Join(binaries, "hearth-init"),
 		Control: control, SubnetPool: netip.MustParsePrefix("10.213.0.0/16"), MaxInstances: 1,
-		Environ: os.Environ(), Logger: b.log,
+		Environ: os.Environ(), AgentArgs: b.agentArgs, Logger: b.log,
 	})
 	if err != nil {
 		return err
@@ -174,15 +176,7 @@ func (b *agentBench) startEnvironments(ctx context.Context, variables []map[stri
 	}
 	set := controlplane.DesiredSet{Epoch: 1, Generation: 1}
 	for i, v := range variables {
-		set.Environments = append(set.Environments, controlplane.Placement{Instance: instance, Assignment: controlplane.Assignment{
-			Environment: environmentID(i), Function: function, Qualifier: controlplane.Number(1), ARN: arn,
-			Image: controlplane.Image{Ref: "builtin:static"},
-			Publication: controlplane.Publication{Revision: "1", Code: b.code, Config: controlplane.Config{
-				Runtime: "provided.al2023", Handler: "bootstrap", PackageType: "Zip", Variables: v,
-				MemoryMB: memoryMB, TimeoutS: 30, EphemeralMB: 512, MaxConcurrency: maxConcurrency,
-				LogFormat: "JSON", AppLogLevel: "INFO", SysLogLevel: "INFO",
-			}},
-		}})
+		set.Environments = append(set.Environments, b.placement(i, v, maxConcurrency))
 	}
 	b.server.Desire(instance, set)
 	return eventually(ctx, "the environments are ready", func() (bool, error) {
@@ -201,6 +195,19 @@ func (b *agentBench) startEnvironments(ctx context.Context, variables []map[stri
 		}
 		return true, nil
 	})
+}
+
+// placement asks for the i-th environment.
+func (b *agentBench) placement(i int, variables map[string]string, concurrency int) controlplane.Placement {
+	return controlplane.Placement{Instance: instance, Assignment: controlplane.Assignment{
+		Environment: environmentID(i), Function: function, Qualifier: controlplane.Number(1), ARN: arn,
+		Image: controlplane.Image{Ref: "builtin:static"},
+		Publication: controlplane.Publication{Revision: "1", Code: b.code, Config: controlplane.Config{
+			Runtime: "provided.al2023", Handler: "bootstrap", PackageType: "Zip", Variables: variables,
+			MemoryMB: memoryMB, TimeoutS: 30, EphemeralMB: 512, MaxConcurrency: concurrency,
+			LogFormat: "JSON", AppLogLevel: "INFO", SysLogLevel: "INFO",
+		}},
+	}}
 }
 
 func (b *agentBench) call(ctx context.Context, i int) error {

@@ -54,17 +54,21 @@ func main() {
 	list := flag.String("concurrency", "1,16,32", "numbers of callers, separated by commas")
 	peers := flag.Bool("peers", false, "compare with other programs")
 	c := comparison{}
-	flag.IntVar(&c.rounds, "rounds", 5, "how often each is measured in turn, with -peers")
+	flag.IntVar(&c.rounds, "rounds", 5, "how often each is measured in turn, with -peers and -start")
 	flag.StringVar(&c.rie, "rie", "", "`path` of AWS's runtime interface emulator, for -peers")
 	flag.StringVar(&c.queueProxy, "queue-proxy", "", "`path` of Knative's queue-proxy, for -peers")
+	starts := flag.Bool("start", false, "measure starts of environments, and the agent's memory; -rounds applies")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	ctx, cancel := context.WithTimeoutCause(ctx, 20*time.Minute, errTooSlow)
 	var err error
-	if *peers {
+	switch {
+	case *starts:
+		err = measureStarts(ctx, os.Stdout, c.rounds)
+	case *peers:
 		c.duration = *duration
 		err = comparePeers(ctx, os.Stdout, c)
-	} else {
+	default:
 		err = run(ctx, os.Stdout, *duration, *list, *only)
 	}
 	cancel()
