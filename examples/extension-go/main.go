@@ -67,11 +67,14 @@ func (x *extension) run(ctx context.Context) error {
 		return x.giveUp(ctx, "init/error", "Extension.NoListener", err)
 	}
 	server := &http.Server{Handler: http.HandlerFunc(x.telemetry), ReadHeaderTimeout: requestLimit}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = server.Serve(l) // until it is closed
+	}()
 	defer func() {
 		_ = server.Close()
-		_ = <-served // closed
+		<-served
 	}()
 	if err := x.subscribe(ctx); err != nil {
 		return x.giveUp(ctx, "init/error", "Extension.NoTelemetry", err)

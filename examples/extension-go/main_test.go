@@ -30,7 +30,7 @@ func api(t *testing.T, calls *[]string, refuse string) *httptest.Server {
 			w.Header().Set("Lambda-Extension-Identifier", "id-1")
 		case strings.HasSuffix(r.URL.Path, "/event/next"):
 			batch := `[{"type":"platform.start"},{"type":"function"},{"type":"platform.start"}]`
-			resp, err := http.DefaultClient.Post("http://127.0.0.1:"+port, "application/json", strings.NewReader(batch))
+			resp, err := new(http.Client).Post("http://127.0.0.1:"+port, "application/json", strings.NewReader(batch))
 			if err != nil {
 				t.Error(err)
 				return

@@ -79,15 +79,7 @@ func TestReadsBothVersions(t *testing.T) {
 
 func TestAQuickSampleLeavesWhatIsDearAsItWas(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS("testdata/v2/hearth/e-1")); err != nil {
-		t.Fatal(err)
-	}
-	rewrite(t, dir, map[string]string{"cpu.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=50\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=30\n"})
-	r, err := cgroup.Layout{Unified: dir}.Open("/")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir, r := changed(t, map[string]string{"cpu.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=50\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=30\n"})
 	before, err := r.Sample()
 	if err != nil {
 		t.Fatal(err)
@@ -108,9 +100,27 @@ func TestAQuickSampleLeavesWhatIsDearAsItWas(t *testing.T) {
 	if got, err = r.Sample(); err != nil || got.Memory != 30971520 || got.MemoryLimit != 1 || got.OOMKills != 9 || got.Stalled.Memory != 9*time.Microsecond {
 		t.Errorf("then everything: %+v, %v", got, err)
 	}
-	if err := r.Close(); err != nil {
-		t.Error(err)
+}
+
+// changed is a cgroup of a unified host whose files were rewritten before it was
+// opened.
+func changed(t *testing.T, files map[string]string) (string, *cgroup.Reader) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("testdata/v2/hearth/e-1")); err != nil {
+		t.Fatal(err)
 	}
+	rewrite(t, dir, files)
+	r, err := cgroup.Layout{Unified: dir}.Open("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir, r
 }
 
 func rewrite(t *testing.T, dir string, files map[string]string) {
@@ -124,22 +134,9 @@ func rewrite(t *testing.T, dir string, files map[string]string) {
 
 func TestMaxIsNoLimit(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS("testdata/v2/hearth/e-1")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "memory.max"), []byte("max\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	r, err := cgroup.Layout{Unified: dir}.Open("/")
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, r := changed(t, map[string]string{"memory.max": "max\n"})
 	if s, err := r.Sample(); err != nil || s.MemoryLimit != 0 || s.Memory == 0 {
 		t.Errorf("got %+v, %v, want no limit", s, err)
-	}
-	if err := r.Close(); err != nil {
-		t.Error(err)
 	}
 }
 

@@ -32,6 +32,7 @@ import (
 var (
 	instanceID    = regexp.MustCompile(`i-[0-9a-f]{17}`)
 	environmentID = regexp.MustCompile(`e-[0-9a-f]{16}`)
+	keptLines     = regexp.MustCompile(`^file .*/agent/logs/e-[0-9a-f]{16}(/[0-9]{10}\.log)?$`)
 )
 
 const latestPublished = "$LATEST.PUBLISHED"
@@ -404,8 +405,8 @@ func (s *stack) fails(t *testing.T, b bad) {
 }
 
 // nothingNew wants the good function to work and nothing to be there that was
-// not there before, but for what was uploaded or is cached, and for instances
-// that were needed for a while.
+// not there before, but for files that stay and for instances that were needed
+// for a while.
 func (s *stack) nothingNew(t *testing.T, before leftovers.State) {
 	t.Helper()
 	s.eventually(30*time.Second, "only the good function to be left", s.three)
@@ -413,8 +414,7 @@ func (s *stack) nothingNew(t *testing.T, before leftovers.State) {
 		left := slices.DeleteFunc(s.ours(leftovers.Diff(before, s.left())), func(line string) bool {
 			id := instanceID.FindString(strings.ReplaceAll(line, "hearth_i_", "hearth-i-")) // nftables names
 			known := slices.ContainsFunc(before, func(l string) bool { return id != "" && strings.Contains(l, "/"+id) })
-			kept := strings.Contains(line, "/artifacts/") || strings.Contains(line, "/agent/code/")
-			return kept || id != "" && !known && !environmentID.MatchString(line)
+			return stays(line) || id != "" && !known && !environmentID.MatchString(line)
 		})
 		if len(left) > 0 {
 			return errors.New(strings.Join(left, "\n  "))
@@ -431,6 +431,12 @@ func (s *stack) nothingNew(t *testing.T, before leftovers.State) {
 	if _, _, err := s.invoke(t.Context(), event{}); err != nil {
 		t.Errorf("the good function: %v", err)
 	}
+}
+
+// stays says whether a line is a file that stays while there is room: what was
+// uploaded or is cached, and the lines that ended environments printed.
+func stays(line string) bool {
+	return strings.Contains(line, "/artifacts/") || strings.Contains(line, "/agent/code/") || keptLines.MatchString(line)
 }
 
 // hangs deletes functions that never ask for an invocation, ignore SIGTERM and
