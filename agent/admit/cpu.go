@@ -30,6 +30,9 @@ type cpuLimit struct {
 	went           direction
 	saturated      time.Duration
 	window         window
+	// told says that the kernel was seen to tell how long the environment was
+	// stalled.
+	told bool
 }
 
 type direction int
@@ -61,6 +64,9 @@ const (
 	// hostShare is which part of its quota an environment must use for the host's
 	// lack of CPU time to count as its own, in thousandths.
 	hostShare = 500
+	// oneCPU is the quota up to which stalls tell everything: something of the
+	// environment runs, or waits, or there is nothing to do.
+	oneCPU agent.MilliCPU = 1000
 	// leastPerCPU is the least limit for each vCPU, and of an environment.
 	leastPerCPU = 4
 	// patience is how long the CPU must have been used up before the limit leaves
@@ -88,6 +94,7 @@ func (c *cpuLimit) observe(u Usage, w Work) int {
 		return 0
 	}
 	c.window.add(u, w)
+	c.told = c.told || u.Stalled > 0
 	if c.window.elapsed >= windowLength {
 		c.decide(c.window)
 		c.window = window{}
@@ -110,11 +117,12 @@ func (w *window) add(u Usage, work Work) {
 
 // use is which part of the CPU time an environment may have it used, in
 // thousandths. Time in which others had the CPU that it wanted was never its to
-// use; on a host without CPU time to spare, it used all it got.
+// use. Where that is not told, it used all it got on a host without CPU time to
+// spare; so it may have above one vCPU, whose stalls are those of all its threads.
 func (c *cpuLimit) use(w window) float64 {
 	own := float64(w.used) / float64(w.elapsed) * 1e6 / float64(c.quota)
 	own += float64(w.stalled) / float64(w.elapsed) * 1000
-	if host := float64(w.host) / float64(w.samples); own >= hostShare {
+	if host := float64(w.host) / float64(w.samples); own >= hostShare && (!c.told || c.quota > oneCPU) {
 		return max(own, host)
 	}
 	return own

@@ -145,6 +145,9 @@ func (g *Governor) Observe(u Usage, w Work) Limits {
 		DiskFull:    tmpFull || u.Host.DiskFull && g.writes,
 		RetryAfter:  g.retryAfter(w),
 	}
+	if limits.Memory >= g.concurrency {
+		limits.Memory = 0 // what is configured is the limit, not memory
+	}
 	g.decideReplace(u.Elapsed, w, limits)
 	return limits
 }

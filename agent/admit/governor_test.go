@@ -254,3 +254,40 @@ func TestWhatGetsLittleOfAQuotaIsLimitedByWhatItGets(t *testing.T) {
 		t.Errorf("got %+v once it has CPU time to spare", limits)
 	}
 }
+
+// TestABusyHostDoesNotLimitWhatGetsItsCPU is an environment beside others that use
+// all the rest of the host's CPU time.
+func TestABusyHostDoesNotLimitWhatGetsItsCPU(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name    string
+		quota   agent.MilliCPU
+		stalled time.Duration
+		want    bool
+	}{
+		{"it hardly waits", 1000, 2 * time.Millisecond, false},
+		{"the kernel does not tell whether it waits", 1000, 0, true},
+		{"one of its threads runs, another waits", 2000, time.Millisecond, true},
+	} {
+		g := admit.NewGovernor(admit.Config{Concurrency: 64, CPU: c.quota})
+		u := interval(mib, 0)
+		u.CPU, u.Stalled = u.Elapsed*7/10*time.Duration(c.quota)/1000, c.stalled
+		u.Host.CPUPermille = 1000
+		var limits admit.Limits
+		for range 100 {
+			limits = g.Observe(u, admit.Work{InFlight: 3, Peak: 16})
+		}
+		if (limits.CPU > 0) != c.want {
+			t.Errorf("%s: got %+v", c.name, limits)
+		}
+	}
+}
+
+func TestMemoryForAllThatAreConfiguredDoesNotLimit(t *testing.T) {
+	t.Parallel()
+	g := admit.NewGovernor(admit.Config{Concurrency: 64})
+	limits := g.Observe(interval(mib, 0), admit.Work{})
+	if got := admit.Decide(admit.Load{Ready: true, InFlight: 64}, limits).Reason; got != agent.ReasonConcurrency {
+		t.Errorf("refused for %q, nothing is known of its memory", got)
+	}
+}
