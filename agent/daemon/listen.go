@@ -23,6 +23,10 @@ const (
 	maxMessage = 8 << 20
 	// window lets a 6 MB payload travel without waiting for round trips.
 	window = 4 << 20
+	// streamWorkers serve calls on stacks that are as large as they need already:
+	// growing a new one for each call costs a tenth of it. More calls than that get
+	// goroutines of their own.
+	streamWorkers = 64
 
 	keepaliveTime    = 10 * time.Second
 	keepaliveTimeout = 5 * time.Second
@@ -36,6 +40,7 @@ func (a *Agent) dataServer() *grpc.Server {
 		grpc.MaxSendMsgSize(maxMessage),
 		grpc.InitialWindowSize(window),
 		grpc.InitialConnWindowSize(window),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 	}

@@ -29,7 +29,9 @@ func Main(run func(ctx context.Context) error) {
 	SurviveBrokenPipes()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, stop) // gives the signals their usual effect again
+	drop := holdHeap()
 	err := run(ctx)
+	drop()
 	stop()
 	os.Exit(exitCode(err, filepath.Base(os.Args[0]), os.Stderr))
 }
