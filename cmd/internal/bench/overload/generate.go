@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"iter"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -28,10 +29,13 @@ type Phase struct {
 	Refused map[string]int `json:"refused"`
 	Failed  int            `json:"failed"`
 	Failure string         `json:"failure,omitempty"`
+	// Late is how much after its time the 99th of 100 arrivals was offered: the
+	// generator's own lateness, which is part of every latency here.
+	Late float64 `json:"late_p99_ms"`
 	// Limits is what the agent reported, twice a second.
 	Limits []int `json:"limits"`
 
-	took []time.Duration
+	took, late []time.Duration
 }
 
 // workload is how invocations arrive.
@@ -41,8 +45,9 @@ type workload struct {
 	event func(at time.Duration) string
 	load  float64
 	// rate is of arrivals a second; they are independent of each other (Poisson)
-	// and of answers.
-	rate float64
+	// and of answers. If burst is not 0, that many come at once, at equal distances.
+	rate  float64
+	burst int
 	// warmUp is not counted.
 	warmUp, length time.Duration
 	slo            time.Duration
@@ -65,24 +70,21 @@ func (r *rig) run(ctx context.Context, w workload) Phase {
 		r.watch(ctx, w.env, &p, &mu)
 	}()
 	random := rand.New(rand.NewPCG(1, uint64(w.rate*1000))) //nolint:gosec // reproducible on purpose
-	arrived := 0
-	for next := time.Duration(0); next < w.warmUp+w.length && ctx.Err() == nil; {
-		next += time.Duration(random.ExpFloat64() / w.rate * float64(time.Second))
-		time.Sleep(time.Until(began.Add(next)))
-		counts := next >= w.warmUp
-		if counts {
-			arrived++
+	for next := range w.arrivals(random) {
+		due := began.Add(next)
+		time.Sleep(time.Until(due))
+		if ctx.Err() != nil {
+			break
 		}
 		slots <- struct{}{}
-		event := w.event(next)
+		late, event := time.Since(due), w.event(next)
 		calls.Go(func() {
 			defer func() { <-slots }()
-			start := time.Now()
 			err := r.call(ctx, w.env, event)
-			took := time.Since(start)
-			if counts {
+			took := time.Since(due)
+			if next >= w.warmUp {
 				mu.Lock()
-				p.add(took, err)
+				p.add(took, late, err)
 				mu.Unlock()
 			}
 		})
@@ -90,8 +92,26 @@ func (r *rig) run(ctx context.Context, w workload) Phase {
 	calls.Wait()
 	stop(errMeasured)
 	<-watched
-	p.finish(arrived, w)
+	p.finish(w)
 	return p
+}
+
+// arrivals are when to call, from the beginning of the phase on.
+func (w workload) arrivals(random *rand.Rand) iter.Seq[time.Duration] {
+	return func(yield func(time.Duration) bool) {
+		for at := time.Duration(0); at < w.warmUp+w.length; {
+			between, together := random.ExpFloat64(), 1
+			if w.burst > 0 {
+				between, together = float64(w.burst), w.burst
+			}
+			at += time.Duration(between / w.rate * float64(time.Second))
+			for range together {
+				if !yield(at) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // watch records the limit the agent reports.
@@ -112,7 +132,8 @@ func (r *rig) watch(ctx context.Context, env controlplane.EnvironmentID, p *Phas
 	}
 }
 
-func (p *Phase) add(took time.Duration, err error) {
+func (p *Phase) add(took, late time.Duration, err error) {
+	p.late = append(p.late, late)
 	switch refused, ok := errors.AsType[*router.RefusedError](err); {
 	case err == nil:
 		p.took = append(p.took, took)
@@ -124,8 +145,12 @@ func (p *Phase) add(took time.Duration, err error) {
 	}
 }
 
-func (p *Phase) finish(arrived int, w workload) {
-	p.Offered = float64(arrived) / w.length.Seconds()
+func (p *Phase) finish(w workload) {
+	p.Offered = float64(len(p.late)) / w.length.Seconds()
+	if len(p.late) > 0 {
+		slices.Sort(p.late)
+		p.Late = millis(p.late[len(p.late)*99/100])
+	}
 	p.Answered = float64(len(p.took)) / w.length.Seconds()
 	p.within(w.slo, w.length)
 	if len(p.took) == 0 {

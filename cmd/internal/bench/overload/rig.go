@@ -44,6 +44,7 @@ type rig struct {
 	fleet      *local.Fleet
 	code       controlplane.Code
 	generation uint64
+	weights    weights
 }
 
 // open makes everything and asks for one instance.
@@ -187,7 +188,7 @@ func (r *rig) close() error {
 	if r.db != nil {
 		errs = append(errs, r.db.Close())
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, r.weights.restore())...)
 }
 
 // eventually asks until the answer is yes, for at most a minute.
