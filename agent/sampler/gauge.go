@@ -4,8 +4,6 @@ import (
 	"log/slog"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/hearth-compute/hearth/agent"
 	"github.com/hearth-compute/hearth/agent/admit"
 )
@@ -23,6 +21,9 @@ type gauge struct {
 	// second; next is the oldest.
 	marks [second]mark
 	next  int
+	// tmp is the environment's, with what was last seen to be used of it.
+	tmp              fileSystem
+	tmpUsed, tmpSize agent.Bytes
 	// heat is of the last second.
 	heat agent.EnvironmentHeat
 	// short says that the host has too little memory left.
@@ -76,6 +77,15 @@ func (g *gauge) measure(log *slog.Logger, name string, now time.Time, how Depth)
 	return u
 }
 
+// measureTmp adds what is used of /tmp to what measure has returned. Who used no CPU
+// time has not written.
+func (g *gauge) measureTmp(u *admit.Usage, path string, how Depth) {
+	if how == Whole || u.CPU > 0 || g.read == nil {
+		g.tmpUsed, _, g.tmpSize = g.tmp.fill(path)
+	}
+	u.Tmp, u.TmpSize = g.tmpUsed, g.tmpSize
+}
+
 // average works out how the last second was, or as much of it as there is.
 func (g *gauge) average(now mark) {
 	oldest := g.marks[g.next]
@@ -117,19 +127,13 @@ func short(was bool, left, total, plenty agent.Bytes) bool {
 
 // disk is the file system of the data directory.
 type disk struct {
+	system      fileSystem
 	used, total agent.Bytes
 	full        bool
 }
 
 func (d *disk) read(path string) {
-	var st unix.Statfs_t
-	if path == "" || unix.Statfs(path, &st) != nil {
-		*d = disk{}
-		return
-	}
-	block := agent.Bytes(st.Bsize)
-	d.total = agent.Bytes(st.Blocks) * block       //nolint:gosec // sizes of real disks
-	d.used = d.total - agent.Bytes(st.Bfree)*block //nolint:gosec // sizes of real disks
-	left := agent.Bytes(st.Bavail) * block         //nolint:gosec // sizes of real disks
+	var left agent.Bytes
+	d.used, left, d.total = d.system.fill(path)
 	d.full = d.total > 0 && short(d.full, left, d.total, plentyDisk)
 }

@@ -14,15 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hearth-compute/hearth/agent"
-	"github.com/hearth-compute/hearth/metrics/cgroup"
 )
 
 // Machine reads the whole machine the process runs on, through files it keeps
 // open. The zero value is one.
 type Machine struct {
 	stat, meminfo *os.File
-	buf           []byte
-	usage         Usage
+	// pressure has files only where the kernel tells: cpu, memory, io.
+	pressure [3]*os.File
+	buf      []byte
+	usage    Usage
 }
 
 // statHead is as much of /proc/stat as is read: its first line.
@@ -31,7 +32,7 @@ const statHead = 512
 // Close implements Reader.
 func (m *Machine) Close() error {
 	var errs []error
-	for _, f := range []*os.File{m.stat, m.meminfo} {
+	for _, f := range append(m.pressure[:], m.stat, m.meminfo) {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}
@@ -61,20 +62,29 @@ func (m *Machine) Read(how Depth) (Usage, error) {
 	total, available := field(m.buf[:n], "MemTotal:")<<10, field(m.buf[:n], "MemAvailable:")<<10
 	m.usage.Memory, m.usage.MemoryLimit = agent.Bytes(total-available), agent.Bytes(total)
 	m.usage.Stalled = Stalls{
-		CPU: stalled(cgroup.CPU, m.usage.Stalled.CPU), Memory: stalled(cgroup.Memory, m.usage.Stalled.Memory),
-		IO: stalled(cgroup.IO, m.usage.Stalled.IO),
+		CPU: m.stalled(0, m.usage.Stalled.CPU), Memory: m.stalled(1, m.usage.Stalled.Memory),
+		IO: m.stalled(2, m.usage.Stalled.IO),
 	}
 	return m.usage, nil
 }
 
 // stalled is how long tasks of the machine have waited for a resource; before is
 // what it was when it could last be read, which not every kernel allows.
-func stalled(r cgroup.Resource, before time.Duration) time.Duration {
-	p, err := cgroup.HostPressure(r)
+func (m *Machine) stalled(resource int, before time.Duration) time.Duration {
+	f := m.pressure[resource]
+	if f == nil {
+		return before
+	}
+	n, err := unix.Pread(int(f.Fd()), m.buf, 0)
 	if err != nil {
 		return before
 	}
-	return p.Some.Total
+	line, _, _ := bytes.Cut(m.buf[:n], []byte{'\n'})
+	_, total, ok := bytes.Cut(line, []byte(" total="))
+	if !ok || !bytes.HasPrefix(line, []byte("some ")) {
+		return before
+	}
+	return time.Duration(atoi(total)) * time.Microsecond
 }
 
 func (m *Machine) open() (err error) {
@@ -85,6 +95,14 @@ func (m *Machine) open() (err error) {
 	}
 	if m.stat, err = os.Open("/proc/stat"); err != nil {
 		return fmt.Errorf("reading the machine's cpu times: %w: %w", err, errdefs.ErrInternal)
+	}
+	for i, resource := range []string{"cpu", "memory", "io"} {
+		if m.pressure[i] != nil {
+			continue
+		}
+		if f, err := os.Open("/proc/pressure/" + resource); err == nil {
+			m.pressure[i] = f
+		}
 	}
 	m.buf = make([]byte, 8<<10) // meminfo has less than 2 KiB
 	return nil

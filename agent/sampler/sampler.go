@@ -19,8 +19,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/hearth-compute/hearth/agent"
 	"github.com/hearth-compute/hearth/agent/admit"
 )
@@ -189,8 +187,9 @@ func (s *Sampler) Sample(now time.Time) {
 		g := s.gauge(t)
 		g.round = s.round
 		// Not all are read wholly in the same round.
-		u := g.measure(s.cfg.Log, t.Sandbox, now, g.depth((s.round+i)%second == 0))
-		u.Tmp, u.TmpSize, _ = fill(t.TmpPath)
+		how := g.depth((s.round+i)%second == 0)
+		u := g.measure(s.cfg.Log, t.Sandbox, now, how)
+		g.measureTmp(&u, t.TmpPath, how)
 		g.heat.Memory, g.heat.Tmp = u.Memory, u.Tmp
 		if u.Host = host; t.Observer != nil && u.Elapsed > 0 {
 			t.Observer.Observe(u)
@@ -253,17 +252,4 @@ func (s *Sampler) gauge(t *Target) *gauge {
 		g.read = read
 	}
 	return g
-}
-
-// fill is how much of the file system at path is used, and its size.
-func fill(path string) (used, total agent.Bytes, err error) {
-	if path == "" {
-		return 0, 0, unix.ENOENT
-	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		return 0, 0, err
-	}
-	block := agent.Bytes(st.Bsize)
-	return agent.Bytes(st.Blocks-st.Bfree) * block, agent.Bytes(st.Blocks) * block, nil //nolint:gosec // sizes of real disks
 }

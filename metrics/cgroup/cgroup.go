@@ -162,7 +162,7 @@ func (l Layout) Open(path string) (*Reader, error) {
 	return r, nil
 }
 
-// legacy are the files of version 1.
+// legacy are the files of version 1. The first tells the CPU time.
 func legacy() []definition {
 	return []definition{
 		{"cpuacct", "cpuacct.usage", false, false, func(c []byte, r *reading) { r.CPU = nanoseconds(number(c)) }},
@@ -177,7 +177,7 @@ func legacy() []definition {
 	}
 }
 
-// unified are the files of version 2.
+// unified are the files of version 2. The first tells the CPU time.
 func unified() []definition {
 	return []definition{
 		{"", "cpu.stat", false, false, func(c []byte, r *reading) {
@@ -210,11 +210,16 @@ func (r *Reader) Sample() (Sample, error) { return r.read(false) }
 
 // Quick is Sample at a fraction of its cost: CPU time, throttled and stalled, and
 // the whole of the memory are read now; limit, reclaimable cache, OOM kills and
-// other stalls are those of the last Sample.
+// other stalls are those of the last Sample. If no CPU time was used since the read
+// before, only that is read: who did nothing holds what it held.
 func (r *Reader) Quick() (Sample, error) { return r.read(true) }
 
 func (r *Reader) read(quick bool) (Sample, error) {
-	for _, f := range r.files {
+	before := r.now.CPU
+	for i, f := range r.files {
+		if quick && i > 0 && r.now.CPU == before {
+			break // the first file tells the CPU time
+		}
 		if quick && f.seldom {
 			continue
 		}
