@@ -47,7 +47,8 @@ func (g *gauge) close(log *slog.Logger, name string) {
 // depth is how much to read now: everything once a second, and when the
 // reclaimable part of the memory matters.
 func (g *gauge) depth(due bool) Depth {
-	return Depth(!due && g.last.Memory < g.last.MemoryLimit/1000*tight)
+	matters := g.last.MemoryLimit > 0 && g.last.Memory >= g.last.MemoryLimit/1000*tight
+	return Depth(g.known && !due && !matters)
 }
 
 // measure returns what was used since the call before and what is held now, as
