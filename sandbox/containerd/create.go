@@ -7,11 +7,14 @@ import (
 	"os"
 	"time"
 
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/containerd/containerd/v2/core/containers"
-	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -123,48 +126,59 @@ func (d *Driver) create(ctx context.Context, spec sandbox.Spec, img client.Image
 		return sandbox.Status{}, err
 	}
 	ociSpec.Linux.Seccomp = seccomp.DefaultProfile(ociSpec)
-	container, err := d.client.NewContainer(ctx, string(spec.ID),
-		client.WithImage(img),
-		client.WithSnapshotter(d.cfg.Snapshotter),
-		client.WithNewSnapshot(string(spec.ID), img),
-		client.WithContainerLabels(prefixed(spec.Labels)),
-		withSpec(ociSpec),
-		withMetadata(spec.Metadata),
-	)
+	return d.createTask(ctx, spec, ociSpec, img)
+}
+
+// createTask makes container, snapshot and task with four calls to containerd. The
+// container is first: what it names is not collected as garbage, so no lease is
+// needed meanwhile.
+func (d *Driver) createTask(ctx context.Context, spec sandbox.Spec, ociSpec *specs.Spec, img client.Image) (sandbox.Status, error) {
+	known, err := d.facts(ctx, img)
 	if err != nil {
 		return sandbox.Status{}, err
 	}
-	task, err := container.NewTask(ctx, func(string) (cio.IO, error) {
-		o, err := d.read(spec.ID)
-		if err != nil {
-			return nil, err
-		}
-		return o.io, nil
-	})
-	if err != nil {
-		return sandbox.Status{}, classifyContent(err)
-	}
-	info, err := container.Info(ctx, client.WithoutRefreshedMetadata)
+	record, err := d.record(spec, ociSpec, img)
 	if err != nil {
 		return sandbox.Status{}, err
 	}
-	return d.status(info, &process{state: sandbox.StateCreated, pid: int(task.Pid())}), nil
+	if record, err = d.client.ContainerService().Create(ctx, record); err != nil {
+		return sandbox.Status{}, err
+	}
+	mounts, err := d.client.SnapshotService(d.cfg.Snapshotter).Prepare(ctx, record.SnapshotKey, known.snapshot)
+	if err != nil {
+		return sandbox.Status{}, err
+	}
+	request := &tasks.CreateTaskRequest{ContainerID: record.ID}
+	request.Stdout, request.Stderr = d.cfg.fifos(spec.ID)
+	for _, m := range mounts {
+		request.Rootfs = append(request.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	o, err := d.read(spec.ID)
+	if err != nil {
+		return sandbox.Status{}, err
+	}
+	task, err := d.client.TaskService().Create(ctx, request)
+	if err != nil {
+		o.io.Cancel()
+		return sandbox.Status{}, classifyContent(errgrpc.ToNative(err))
+	}
+	return d.status(record, &process{state: sandbox.StateCreated, pid: int(task.Pid)}), nil
 }
 
-func withSpec(s *specs.Spec) client.NewContainerOpts {
-	return func(_ context.Context, _ *client.Client, c *containers.Container) (err error) {
-		c.Spec, err = typeurl.MarshalAny(s)
-		return err
+// record is what containerd keeps of a sandbox.
+func (d *Driver) record(spec sandbox.Spec, ociSpec *specs.Spec, img client.Image) (containers.Container, error) {
+	content, err := typeurl.MarshalAny(ociSpec)
+	if err != nil {
+		return containers.Container{}, err
 	}
-}
-
-func withMetadata(data []byte) client.NewContainerOpts {
-	return func(_ context.Context, _ *client.Client, c *containers.Container) error {
-		c.Extensions = map[string]typeurl.Any{
-			metadataExtension: &anypb.Any{TypeUrl: metadataExtension, Value: data},
-		}
-		return nil
-	}
+	return containers.Container{
+		ID: string(spec.ID), Labels: prefixed(spec.Labels), Image: img.Name(), Spec: content,
+		Runtime:     containers.RuntimeInfo{Name: plugins.RuntimeRuncV2},
+		Snapshotter: d.cfg.Snapshotter, SnapshotKey: string(spec.ID),
+		Extensions: map[string]typeurl.Any{
+			metadataExtension: &anypb.Any{TypeUrl: metadataExtension, Value: spec.Metadata},
+		},
+	}, nil
 }
 
 func prefixed(labels map[string]string) map[string]string {

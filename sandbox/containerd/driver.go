@@ -33,7 +33,8 @@ type Driver struct {
 	mu       sync.Mutex
 	creating map[sandbox.ID]bool // Create is at work: not yet listed
 	outputs  map[sandbox.ID]*output
-	away     error // why containerd does not answer
+	images   map[string]imageFacts // by digest
+	away     error                 // why containerd does not answer
 	closed   bool
 	readers  sync.WaitGroup // one per output; mu guards Add against Close
 }
@@ -66,6 +67,7 @@ func New(cfg Config) (*Driver, error) {
 		}),
 		creating: map[sandbox.ID]bool{},
 		outputs:  map[sandbox.ID]*output{},
+		images:   map[string]imageFacts{},
 	}, nil
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
+	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -81,11 +82,47 @@ func (d *Driver) pull(ctx context.Context, image sandbox.Image) (sandbox.ImageCo
 	if err != nil {
 		return sandbox.ImageConfig{}, err
 	}
-	config, err := describe(ctx, img)
+	known, err := d.facts(ctx, img)
 	if err != nil {
 		return sandbox.ImageConfig{}, err
 	}
-	return config, ensureUnpacked(ctx, img, d.cfg.Snapshotter)
+	return known.config, d.ensureUnpacked(ctx, img, known.snapshot)
+}
+
+// imageFacts are what follows from the digest of an image.
+type imageFacts struct {
+	config   sandbox.ImageConfig
+	snapshot string // of its topmost layer
+}
+
+// maxFacts bounds the images remembered.
+const maxFacts = 256
+
+// facts reads an image's content, once.
+func (d *Driver) facts(ctx context.Context, img client.Image) (imageFacts, error) {
+	key := img.Target().Digest.String()
+	d.mu.Lock()
+	known, ok := d.images[key]
+	d.mu.Unlock()
+	if ok {
+		return known, nil
+	}
+	config, err := describe(ctx, img)
+	if err != nil {
+		return imageFacts{}, err
+	}
+	layers, err := img.RootFS(ctx)
+	if err != nil {
+		return imageFacts{}, err
+	}
+	known = imageFacts{config, identity.ChainID(layers).String()}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.images) >= maxFacts {
+		clear(d.images)
+	}
+	d.images[key] = known
+	return known, nil
 }
 
 // imageName is the name of an image in containerd.
@@ -191,12 +228,12 @@ func (d *Driver) load(ctx context.Context, name, origin string, open func() (io.
 	return d.client.GetImage(ctx, name)
 }
 
-func ensureUnpacked(ctx context.Context, img client.Image, snapshotter string) error {
-	ok, err := img.IsUnpacked(ctx, snapshotter)
-	if err != nil || ok {
+func (d *Driver) ensureUnpacked(ctx context.Context, img client.Image, snapshot string) error {
+	_, err := d.client.SnapshotService(d.cfg.Snapshotter).Stat(ctx, snapshot)
+	if err == nil || !errdefs.IsNotFound(err) {
 		return err
 	}
-	return img.Unpack(ctx, snapshotter)
+	return img.Unpack(ctx, d.cfg.Snapshotter)
 }
 
 // describe reads the image's configuration and checks that it is for this
