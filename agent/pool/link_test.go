@@ -87,9 +87,10 @@ func (s *supervised) run(ctx context.Context, p *fake.Process) int {
 		if f.Name == link.Command {
 			program = s.runtime
 		}
-		signals[f.Name] = make(chan int, 2)
+		received := make(chan int, 2)
+		signals[f.Name] = received
 		running.Go(func() {
-			code := program(ctx, p, signals[f.Name])
+			code := program(ctx, p, received)
 			if ctx.Err() == nil {
 				s.note("%q exited %d", f.Name, code)
 				say(link.Frame{Kind: link.Exited, Name: f.Name, Code: code})

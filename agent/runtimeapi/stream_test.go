@@ -314,7 +314,17 @@ func TestAStreamThatBreaksIsTruncated(t *testing.T) {
 
 func TestAStreamLargerThanTwoHundredMebibytesIsEnded(t *testing.T) {
 	t.Parallel()
-	_, c, got, _ := streamed(t, runtimeapi.Config{})
+	api, c, _ := serve(t, runtimeapi.Config{Concurrency: 1})
+	next := c.poll(t.Context())
+	<-api.Ready()
+	got := make(chan result, 1)
+	go func() {
+		inv := invocation("r")
+		inv.Stream, inv.Timeout = true, 5*time.Minute // so much takes its time
+		out, err := api.Invoke(t.Context(), inv, nil)
+		got <- result{out, err}
+	}()
+	<-next
 	posted := c.respond(t.Context(), zeros(runtimeapi.MaxStream+1), nil, streaming[:]...)
 	s := (<-got).out.Stream
 	var n int

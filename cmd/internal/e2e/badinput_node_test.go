@@ -405,21 +405,22 @@ func (s *stack) fails(t *testing.T, b bad) {
 }
 
 // nothingNew wants the good function to work and nothing to be there that was
-// not there before, but for files that stay and for instances that were needed
-// for a while.
+// not there before, but for files that stay, what agents keep ready, and
+// instances that were needed for a while.
 func (s *stack) nothingNew(t *testing.T, before leftovers.State) {
 	t.Helper()
 	s.eventually(30*time.Second, "only the good function to be left", s.three)
 	s.eventually(30*time.Second, "nothing new to be left", func() error {
+		isSpare, err := s.isSpare()
 		left := slices.DeleteFunc(s.ours(leftovers.Diff(before, s.left())), func(line string) bool {
 			id := instanceID.FindString(strings.ReplaceAll(line, "hearth_i_", "hearth-i-")) // nftables names
 			known := slices.ContainsFunc(before, func(l string) bool { return id != "" && strings.Contains(l, "/"+id) })
-			return stays(line) || id != "" && !known && !environmentID.MatchString(line)
+			return stays(line) || isSpare(line) || id != "" && !known && !environmentID.MatchString(line)
 		})
 		if len(left) > 0 {
-			return errors.New(strings.Join(left, "\n  "))
+			return errors.Join(err, errors.New(strings.Join(left, "\n  ")))
 		}
-		return nil
+		return err
 	})
 	if _, err := os.Stat("/tmp/hearth-e2e-escaped"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("an archive wrote to the host: %v", err)

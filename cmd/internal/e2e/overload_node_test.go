@@ -63,7 +63,7 @@ func TestAFullTmpRefusesForDiskUntilANewEnvironmentServes(t *testing.T) {
 	before := s.ps()[0]
 	var reason string
 	s.eventually(30*time.Second, "a refusal because of the disk", func() error {
-		if reason = s.does(t.Context(), `{"fillMB":80}`); reason == "" {
+		if reason = s.does(t.Context(), `{"fillMB":20}`); reason == "" {
 			return errors.New("another answer")
 		}
 		return nil
