@@ -1,6 +1,7 @@
 package runtimeapi
 
 import (
+	"cmp"
 	"sync/atomic"
 	"time"
 
@@ -30,7 +31,21 @@ type governed struct {
 	refusedCPU, recent, completed, busy atomic.Int64
 	// overrun counts slots whose caller was answered because the deadline passed.
 	overrun atomic.Int64
+	// unserved are invocations no /next came for, in the interval under way; deaf is
+	// for how long the runtime has asked for none. It belongs to whoever calls
+	// Observe.
+	unserved atomic.Int64
+	deaf     time.Duration
 }
+
+const (
+	// ReplaceDeaf: the runtime lives and asks for nothing, although there was
+	// something and nothing else runs.
+	ReplaceDeaf admit.Replace = "deaf"
+	// deafAfter is how long that may take. A runtime may have something to do between
+	// two events, but its environment does not answer meanwhile.
+	deafAfter = 10 * time.Second
+)
 
 // refusals counts since the environment exists.
 type refusals struct{ concurrency, cpu, memory, disk atomic.Int64 }
@@ -67,12 +82,31 @@ func (a *API) Observe(u admit.Usage) {
 		a.cpuPermille.Store(int64(float64(u.CPU) / float64(u.Elapsed) * 1e6 / float64(a.quota)))
 	}
 	a.perInvoke.Store(int64(a.governor.PerInvoke()))
-	if r := a.governor.Replace(); r != a.replace.Load() {
+	if r := cmp.Or(a.governor.Replace(), a.deafness(u.Elapsed)); r != a.replace.Load() {
 		a.replace.Store(r)
 		if a.cfg.Worn != nil {
 			a.cfg.Worn()
 		}
 	}
+}
+
+// deafness finds runtimes that have stopped asking for events. Nothing else shows
+// it: nothing runs, and what is refused looks like too much concurrency.
+func (a *API) deafness(elapsed time.Duration) admit.Replace {
+	unserved := a.unserved.Swap(0) > 0
+	a.mu.Lock()
+	idle := a.pollers.Len() == 0 && int64(len(a.running)) <= a.overrun.Load()
+	a.mu.Unlock()
+	switch {
+	case !idle:
+		a.deaf = 0
+	case unserved, a.deaf > 0:
+		a.deaf += elapsed
+	}
+	if a.deaf >= deafAfter {
+		return ReplaceDeaf
+	}
+	return admit.ReplaceNot
 }
 
 // Replace is why the environment should be replaced, if it should.
@@ -133,6 +167,13 @@ func (a *API) leaveLocked(x *invocation) {
 		a.nudgeSettled()
 	}
 	x.left = true
+}
+
+// late reports whether the caller of x was answered at its deadline.
+func (a *API) late(x *invocation) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return x.left
 }
 
 // endsSlot takes note that x, which was running, is not any more: its overran does

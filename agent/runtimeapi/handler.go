@@ -159,7 +159,7 @@ func (a *API) response(id string, w http.ResponseWriter, r *http.Request) {
 	}
 	body, release, err := a.receive(x, w, r, MaxResponse)
 	switch {
-	case errors.Is(err, errTooLate):
+	case errors.Is(err, errTooLate), errors.Is(err, errTooLarge) && a.late(x):
 		a.finish(x, failure("Sandbox.Timedout", "")) // its caller has been told
 		accepted(w)
 	case errors.Is(err, errTooLarge):
@@ -208,7 +208,7 @@ func (a *API) functionError(id string, w http.ResponseWriter, r *http.Request) {
 	errorType := knownType(r.Header.Get(headerErrorType))
 	body, release, err := a.receive(x, w, r, maxError)
 	switch {
-	case errors.Is(err, errTooLate):
+	case errors.Is(err, errTooLate), errors.Is(err, errTooLarge) && a.late(x):
 		a.finish(x, failure(errorType, "")) // its caller has been told
 		accepted(w)
 	case errors.Is(err, errTooLarge):

@@ -113,6 +113,7 @@ func (a *API) awaitPoll(ctx context.Context, x *invocation, giveUp time.Time) er
 	case <-x.taken:
 		return x.unrunnable
 	case <-grace.C:
+		a.unserved.Add(1)
 		a.count(agent.ReasonConcurrency)
 		err = a.refusal(x.Invocation, agent.Verdict{Reason: agent.ReasonConcurrency, RetryAfter: time.Duration(a.retryAfter.Load())})
 	case <-a.gone:

@@ -2,6 +2,7 @@ package runtimeapi_test
 
 import (
 	"io"
+	"net/http"
 	"strconv"
 	"strings"
 	"sync"
@@ -142,4 +143,29 @@ func TestALateAnswerGivesItsMemoryBack(t *testing.T) {
 			t.Error("some memory was not given back")
 		}
 	})
+}
+
+// TestALateAnswerIsAcceptedWhateverItsSize: aws-lambda-go ends its process on
+// anything but a 202, and all that runs there with it.
+func TestALateAnswerIsAcceptedWhateverItsSize(t *testing.T) {
+	for path, most := range map[string]int{"response": runtimeapi.MaxResponse, "error": 1 << 20} {
+		synctest.Test(t, func(t *testing.T) {
+			api, c, stop := serve(t, runtimeapi.Config{Concurrency: 1})
+			defer stop()
+			next := c.poll(t.Context())
+			<-api.Ready()
+			result := call(t.Context(), api, "r")
+			<-next
+			if r := <-result; r.out.ErrorType != "Sandbox.Timedout" {
+				t.Errorf("got %+v", r)
+			}
+			if status, text := c.post("runtime/invocation/r/"+path, sized(most+1)); status != http.StatusAccepted {
+				t.Errorf("%s: got %d %s", path, status, text)
+			}
+			synctest.Wait()
+			if n := api.InFlight(); n != 0 {
+				t.Errorf("%d in flight", n)
+			}
+		})
+	}
 }
