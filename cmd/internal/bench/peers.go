@@ -277,7 +277,7 @@ func (p *peers) fullPath(ctx context.Context) error {
 	if err := os.WriteFile(keys, []byte(text), 0o600); err != nil {
 		return err
 	}
-	up, err := stack.Start(ctx, "--local-subnet-pool", "10.212.0.0/16", "--access-keys-file", keys, "--sigv4", "on")
+	up, err := stack.Start(ctx, "--local-subnet-pool", "10.212.0.0/16", "--local-max-instances", "12", "--access-keys-file", keys, "--sigv4", "on")
 	if err != nil {
 		return err
 	}
