@@ -140,7 +140,7 @@ func TestTheAgentRunsWithoutAControlServiceAndStopsWhenAsked(t *testing.T) {
 		}
 	}
 	away.Store(true)
-	for path, want := range map[string]string{"/metrics": "hearth_agent_containerd_up 0", "/readyz": "503 nothing new can be started: containerd is gone"} {
+	for path, want := range map[string]string{"/metrics": "hearth_agent_containerd_up 0", "/metrics?": `hearth_agent_refusals_total{reason="disk"} 0`, "/readyz": "503 nothing new can be started: containerd is gone"} {
 		if status, body := get(t, "http://"+cfg.MetricsListen+path); !strings.Contains(fmt.Sprint(status, " ", body), want) {
 			t.Errorf("%s without containerd: got %d %s", path, status, body)
 		}

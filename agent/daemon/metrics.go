@@ -56,6 +56,7 @@ func (i *instruments) observe(a *Agent) error {
 	_, err := i.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		report := a.Report()
 		i.heat.observe(o, report, a.sampler.HostStalled())
+		i.heat.observeRefusals(o, a.pool.Refusals())
 		states := map[agent.EnvironmentState]int64{}
 		for _, e := range report.Environments {
 			states[e.State]++
@@ -87,6 +88,7 @@ type heat struct {
 	concurrency, limit, cpu, memory, tmp, throttled metric.Int64ObservableGauge
 	overrun, diskUsed, diskTotal                    metric.Int64ObservableGauge
 	stalled                                         metric.Float64ObservableCounter
+	refused                                         metric.Int64ObservableCounter
 }
 
 // register makes the instruments.
@@ -114,13 +116,18 @@ func (h *heat) register(meter metric.Meter) (err error) {
 	if err != nil {
 		return fmt.Errorf("setting up metric %s: %w", stalled, err)
 	}
+	const refused = "hearth_agent_refusals"
+	h.refused, err = meter.Int64ObservableCounter(refused, metric.WithDescription("Invokes that environments refused."))
+	if err != nil {
+		return fmt.Errorf("setting up metric %s: %w", refused, err)
+	}
 	return nil
 }
 
 // all is every instrument, for the callback.
 func (h *heat) all() []metric.Observable {
 	return []metric.Observable{
-		h.concurrency, h.limit, h.cpu, h.memory, h.tmp, h.throttled, h.overrun, h.diskUsed, h.diskTotal, h.stalled,
+		h.concurrency, h.limit, h.cpu, h.memory, h.tmp, h.throttled, h.overrun, h.diskUsed, h.diskTotal, h.stalled, h.refused,
 	}
 }
 
@@ -161,5 +168,15 @@ func (h *heat) observe(o metric.Observer, report agent.Report, stalls sampler.St
 		}
 		o.ObserveInt64(g.gauge, most, metric.WithAttributes(attribute.String("of", "maximum")))
 		o.ObserveInt64(g.gauge, sum/int64(len(ready)), metric.WithAttributes(attribute.String("of", "average")))
+	}
+}
+
+// observeRefusals tells them by reason.
+func (h *heat) observeRefusals(o metric.Observer, all agent.Refusals) {
+	for reason, n := range map[agent.Reason]int64{
+		agent.ReasonConcurrency: all.Concurrency, agent.ReasonCPU: all.CPU,
+		agent.ReasonMemory: all.Memory, agent.ReasonDisk: all.Disk,
+	} {
+		o.ObserveInt64(h.refused, n, metric.WithAttributes(attribute.String("reason", string(reason))))
 	}
 }

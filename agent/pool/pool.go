@@ -139,6 +139,7 @@ type Pool struct {
 	accepted     agent.DesiredSet
 	hasSet       bool
 	refused      string
+	forgotten    agent.Refusals // of environments that are gone
 }
 
 // environment is one assignment. The mutex of the pool guards it.
@@ -316,7 +317,7 @@ func (p *Pool) act(ctx context.Context, workers *sync.WaitGroup) ([]Action, time
 			in.phase = PhaseEnding
 			in.retire(errRetired)
 		case VerbForget:
-			delete(p.environments, a.Environment)
+			p.forgetLocked(a.Environment)
 		}
 	}
 	if len(actions) > 0 {

@@ -67,13 +67,40 @@ func (p *Pool) Statuses() []agent.EnvironmentStatus {
 		for _, in := range e.incarnations {
 			s.Heat.InFlight += in.api.InFlight()
 			s.Heat.Overrun += in.api.Overrun()
-			s.Heat.Refusals = s.Heat.Refusals.Plus(in.api.Refusals())
 		}
-		s.Heat.Refusals = s.Heat.Refusals.Plus(e.refused)
+		s.Heat.Refusals = e.refusalsLocked()
 		statuses = append(statuses, s)
 	}
 	slices.SortFunc(statuses, func(a, b agent.EnvironmentStatus) int { return cmp.Compare(a.Environment, b.Environment) })
 	return statuses
+}
+
+// Refusals counts what all environments refused since the pool exists, those that
+// are gone included.
+func (p *Pool) Refusals() agent.Refusals {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := p.forgotten
+	for _, e := range p.environments {
+		all = all.Plus(e.refusalsLocked())
+	}
+	return all
+}
+
+// forgetLocked ends an environment that is gone.
+func (p *Pool) forgetLocked(id agent.EnvironmentID) {
+	if e := p.environments[id]; e != nil {
+		p.forgotten = p.forgotten.Plus(e.refusalsLocked())
+	}
+	delete(p.environments, id)
+}
+
+func (e *environment) refusalsLocked() agent.Refusals {
+	all := e.refused
+	for _, in := range e.incarnations {
+		all = all.Plus(in.api.Refusals())
+	}
+	return all
 }
 
 // learnedLocked is how much memory an invocation takes, as far as it was seen.
