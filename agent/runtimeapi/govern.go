@@ -39,7 +39,7 @@ type governed struct {
 }
 
 const (
-	// ReplaceDeaf: the runtime lives and asks for nothing, although there was
+	// ReplaceDeaf says that the runtime lives and asks for nothing, although there was
 	// something and nothing else runs.
 	ReplaceDeaf admit.Replace = "deaf"
 	// deafAfter is how long that may take. A runtime may have something to do between
