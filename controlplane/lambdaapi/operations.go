@@ -118,11 +118,11 @@ func (s *Server) operations() []operation {
 // served is what this service does.
 func (s *Server) served() []operation {
 	return []operation{
-		{schema: schemas.Invoke, handle: s.invoke, state: Works, note: "synchronous and dry run; Event is refused; a caller waits 15 minutes at most, whatever the Timeout"},
+		{schema: schemas.Invoke, handle: s.invoke, state: Works, note: "synchronous and dry run; Event is refused; LogType Tail for every function; a caller waits 15 minutes at most, whatever the Timeout"},
 		{schema: schemas.InvokeWithResponseStream, handle: s.invokeStream, state: Works, note: "as Invoke; at full speed, unless agents are told otherwise; an answer that its function does not stream comes in pieces too"},
 		// Functions.
 		s.upload(serve(schemas.CreateFunction, schemas.CreateFunctionRequest, schemas.FunctionConfiguration, s.createFunction)).
-			noted("refuses what is not in the scope, and layers of other accounts; Role, KMSKeyArn, TracingConfig, DeadLetterConfig and SystemLogLevel are kept and returned only; of the rest of LoggingConfig the function is told, and nothing is sent to a log group; a Timeout above 900 is for asynchronous invokes, which are not there yet"),
+			noted("refuses what is not in the scope, and layers of other accounts; KMSKeyArn and DeadLetterConfig are kept and returned only; Role is assumed with `--assume-roles` only; nothing is sent to the log group; a Timeout above 900 is for asynchronous invokes, which are not there yet"),
 		located(serve(schemas.GetFunction, schemas.GetFunctionRequest, schemas.GetFunctionResponse, s.getFunction)),
 		serve(schemas.GetFunctionConfiguration, schemas.GetFunctionConfigurationRequest, schemas.FunctionConfiguration, s.getFunctionConfiguration),
 		s.upload(serve(schemas.UpdateFunctionCode, schemas.UpdateFunctionCodeRequest, schemas.FunctionConfiguration, s.updateFunctionCode)),

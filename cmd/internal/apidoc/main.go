@@ -52,7 +52,7 @@ model of Lambda, by name.
 
 const after = `
 The 501 is a ` + "`NotImplementedException`" + ` that names the operation; no AWS SDK retries it. What is kept and returned only
-never changes what runs: permissions do not allow or deny, since callers are not authenticated, and the event-invoke
+never changes what runs: permissions neither allow nor deny, every caller may do everything, and the event-invoke
 configuration waits for asynchronous invokes.
 
 Lists end with a NextMarker while there is more. It stays valid when something is added or deleted meanwhile; one that is
