@@ -144,6 +144,9 @@ type API struct {
 	// buffers are for answers that do not say how long they are: *[]byte, each of
 	// MaxResponse+1 bytes.
 	buffers sync.Pool
+	// small and large are what connections read into: []byte of startBuffer and of
+	// maxBuffer.
+	small, large sync.Pool
 	// settled is nudged when nothing but overrun slots may be left.
 	settled chan struct{}
 

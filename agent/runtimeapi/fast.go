@@ -21,7 +21,9 @@ const (
 	// startBuffer is what a connection has to read into; it grows up to
 	// maxBuffer, which holds the largest answer that is not counted.
 	startBuffer = 2 << 10
-	maxBuffer   = smallAnswer + 8<<10
+	// keptBuffer is the most it keeps for reading, and for writing, while it waits.
+	keptBuffer = 8 << 10
+	maxBuffer  = smallAnswer + 8<<10
 	// inlineEvent is the largest event that is copied behind its header.
 	inlineEvent = 16 << 10
 	// writeTimeout is how long a client may take to take an answer of some bytes.
@@ -55,6 +57,8 @@ type fast struct {
 
 	// in is what was read and not answered.
 	in []byte
+	// kept is what in was before it was lent a large buffer.
+	kept []byte
 	// limited says that reading has a deadline.
 	limited bool
 	// out is what is written.
@@ -70,7 +74,7 @@ type fast struct {
 
 func newFast(a *API, conn net.Conn) *fast {
 	f := &fast{api: a, conn: conn}
-	f.in, _ = a.buffers.Get().([]byte)
+	f.in, _ = a.small.Get().([]byte)
 	if f.in == nil {
 		f.in = make([]byte, 0, startBuffer)
 	}
@@ -80,7 +84,7 @@ func newFast(a *API, conn net.Conn) *fast {
 // close gives back what the next connection can use.
 func (f *fast) close() {
 	if cap(f.in) == startBuffer {
-		f.api.buffers.Put(f.in[:0]) //nolint:staticcheck // SA6002: once for each connection
+		f.api.small.Put(f.in[:0]) //nolint:staticcheck // SA6002: once for each connection
 	}
 	f.in = nil
 }
@@ -147,7 +151,7 @@ func (f *fast) read() step {
 		_ = f.conn.SetReadDeadline(time.Time{})
 	}
 	if len(f.in) == cap(f.in) {
-		f.in = append(make([]byte, 0, min(maxBuffer, 4*cap(f.in))), f.in...)
+		f.grow()
 	}
 	n, err := f.conn.Read(f.in[len(f.in):cap(f.in)])
 	f.in = f.in[:len(f.in)+n]
@@ -160,11 +164,36 @@ func (f *fast) read() step {
 	return end
 }
 
+// grow makes room to read more.
+func (f *fast) grow() {
+	if cap(f.in) < keptBuffer {
+		f.in = append(make([]byte, 0, keptBuffer), f.in...)
+		return
+	}
+	large, _ := f.api.large.Get().([]byte)
+	if large == nil {
+		large = make([]byte, 0, maxBuffer)
+	}
+	f.in, f.kept = append(large, f.in...), f.in[:0]
+}
+
+// shrink gives back, before it waits, what only large events and answers need.
+func (f *fast) shrink() {
+	if len(f.in) == 0 && f.kept != nil {
+		f.api.large.Put(f.in) //nolint:staticcheck // SA6002: for large answers only
+		f.in, f.kept = f.kept, nil
+	}
+	if cap(f.out) > keptBuffer {
+		f.out = nil
+	}
+}
+
 // next answers GET …/next: at once if an invocation waits, else when one comes.
 func (f *fast) next() step {
 	if f.given == nil {
 		f.prepare()
 	}
+	f.shrink()
 	f.api.becomeReady()
 	x, err := f.api.arrive(&f.poll)
 	switch {
