@@ -63,7 +63,20 @@ func TestOneWhoseSlotsAreAllOverrunIsReplacedNewOneFirst(t *testing.T) {
 		if d := cmp.Diff(want, w.pool.Statuses()[0].Heat); d != "" {
 			t.Error(d)
 		}
+		w.apply(set(2))
+		w.refusedByThoseGone(want.Refusals)
 	})
+}
+
+// refusedByThoseGone fails the test unless refusals are still counted once there is
+// no environment any more.
+func (w *world) refusedByThoseGone(want agent.Refusals) {
+	w.t.Helper()
+	time.Sleep(time.Minute)
+	synctest.Wait()
+	if n, got := len(w.pool.Statuses()), w.pool.Refusals(); n != 0 || got != want {
+		w.t.Errorf("with %d environments left: refusals %+v want %+v", n, got, want)
+	}
 }
 
 // succeeds fails the test unless another than old serves e-1 a second later.

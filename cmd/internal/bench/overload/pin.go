@@ -106,14 +106,14 @@ func (w weights) set(file, weight string) error {
 		return err
 	}
 	w[file] = before
-	return os.WriteFile(file, []byte(weight), 0) //nolint:gosec // G306: it exists
+	return os.WriteFile(file, []byte(weight), 0)
 }
 
 // restore gives what is left of the cgroups their weights back.
 func (w weights) restore() error {
 	var errs []error
 	for file, before := range w {
-		if err := os.WriteFile(file, before, 0); err != nil && !errors.Is(err, os.ErrNotExist) { //nolint:gosec // G306: it exists
+		if err := os.WriteFile(file, before, 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
