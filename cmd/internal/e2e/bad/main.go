@@ -32,6 +32,7 @@ func main() {
 		"zombies":  zombies,
 		"stubborn": stubborn,
 		"sleep":    sleep,
+		"serve":    serve,
 	}
 	mode, ok := modes[os.Getenv("BAD")]
 	if !ok {
