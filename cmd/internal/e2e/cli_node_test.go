@@ -60,6 +60,7 @@ func (c *awsCLI) fails(code string, args ...string) {
 // TestTheWholeLifeWithTheAWSCLI creates, lists, updates, publishes, scales,
 // invokes and deletes with the unmodified AWS CLI.
 func TestTheWholeLifeWithTheAWSCLI(t *testing.T) {
+	t.Parallel()
 	path, err := exec.LookPath("aws")
 	if err != nil {
 		t.Skip("no AWS CLI on this machine")

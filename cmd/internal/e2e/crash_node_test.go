@@ -494,6 +494,7 @@ func (c *callers) wantLost(killed time.Time) {
 // run. Their callers get their answers; whoever comes meanwhile finds nobody;
 // no environment notices; the function is invocable again without help.
 func TestRestartedControlAnswersWhatRuns(t *testing.T) {
+	t.Parallel()
 	s := up(t)
 	s.provider("subnet-a", "subnet-b", "subnet-c")
 	s.function(concurrency(4))

@@ -150,6 +150,7 @@ func spreadOver(t *testing.T, answers []answer) {
 
 // TestTheFourthOfThreeSlotsIsThrottled: limit 1, 3 environments.
 func TestTheFourthOfThreeSlotsIsThrottled(t *testing.T) {
+	t.Parallel()
 	s := up(t)
 	s.provider("subnet-a", "subnet-b", "subnet-c")
 	s.function(concurrency(1))
@@ -188,6 +189,7 @@ func TestTheFourthOfThreeSlotsIsThrottled(t *testing.T) {
 
 // TestPayloadLimits: 6 MB each way and not a byte more.
 func TestPayloadLimits(t *testing.T) {
+	t.Parallel()
 	s := up(t)
 	s.provider("subnet-a")
 	s.function(nil)

@@ -70,6 +70,7 @@ func (s *stack) layered(note string) {
 
 // TestLayers runs a function whose very bootstrap is in a layer.
 func TestLayers(t *testing.T) {
+	t.Parallel()
 	s := up(t)
 	s.provider("a")
 	probe, err := os.ReadFile(filepath.Join(bins, "probe"))

@@ -137,6 +137,7 @@ func (s *stack) publishNumber() string {
 // without a failed invoke, aliases share invokes between versions, and a change
 // of the provider moves everything to other instances without a failed invoke.
 func TestToolsThatKnowNothingOfCapacityProviders(t *testing.T) {
+	t.Parallel()
 	s := up(t)
 	created, err := s.lambda.CreateFunction(t.Context(), &lambda.CreateFunctionInput{
 		FunctionName: aws.String(functionName), Role: aws.String(role), Runtime: types.RuntimeProvidedal2023,

@@ -22,6 +22,7 @@ const callerSecret = "only the tests know this secret"
 // TestCallersWithKeys runs a function for who has a key, with the SDK, the AWS
 // CLI and boto3, whole and presigned.
 func TestCallersWithKeys(t *testing.T) {
+	t.Parallel()
 	keys := filepath.Join(t.TempDir(), "keys")
 	writeKeys := func(id string) {
 		if err := os.WriteFile(keys, []byte("[ci]\naws_access_key_id = "+id+"\naws_secret_access_key = "+callerSecret+"\n"), 0o600); err != nil {

@@ -85,6 +85,7 @@ func (s *stack) taps() (all []tapped) {
 // TestTelemetry subscribes extensions in real containers, with HTTP and TCP, and
 // one that never answers beside them.
 func TestTelemetry(t *testing.T) {
+	t.Parallel()
 	s := up(t)
 	s.provider("subnet-a")
 	build(t, "tap")
