@@ -82,17 +82,17 @@ func (r *rude) obey(id string, o order) {
 		"large":        func(id string) string { return r.post(id+"/response", "", many(6<<20+101)) },
 		"unknown size": func(id string) string { return r.post(id+"/response", "", io.MultiReader(many(6<<20+101))) },
 		"mode": func(id string) string {
-			return r.send(id, "Lambda-Runtime-Function-Response-Mode: buffered\r\nContent-Length: 2", "{}")
+			return send(id, "Lambda-Runtime-Function-Response-Mode: buffered\r\nContent-Length: 2", "{}")
 		},
-		"cut":       func(id string) string { return r.send(id, "Content-Length: 100", "only ten b") },
-		"cut chunk": func(id string) string { return r.send(id, "Transfer-Encoding: chunked", "ff\r\nonly ten b") },
-		"no end":    func(id string) string { return r.send(id, "Transfer-Encoding: chunked", "a\r\nonly ten b\r\n") },
-		"half":      func(id string) string { return r.send(id, "Content-Length: 6", `"half"`) },
+		"cut":       func(id string) string { return send(id, "Content-Length: 100", "only ten b") },
+		"cut chunk": func(id string) string { return send(id, "Transfer-Encoding: chunked", "ff\r\nonly ten b") },
+		"no end":    func(id string) string { return send(id, "Transfer-Encoding: chunked", "a\r\nonly ten b\r\n") },
+		"half":      func(id string) string { return send(id, "Content-Length: 6", `"half"`) },
 		"trailers": func(id string) string {
-			return r.send(id, "Transfer-Encoding: chunked\r\nLambda-Runtime-Function-Response-Mode: streaming\r\nTrailer: Lambda-Runtime-Function-Error-Type, Lambda-Runtime-Function-Error-Body",
+			return send(id, "Transfer-Encoding: chunked\r\nLambda-Runtime-Function-Response-Mode: streaming\r\nTrailer: Lambda-Runtime-Function-Error-Type, Lambda-Runtime-Function-Error-Body",
 				"3\r\nabc\r\n0\r\nLambda-Runtime-Function-Error-Type: Function.Midway\r\nLambda-Runtime-Function-Error-Body: "+base64.StdEncoding.EncodeToString([]byte(`{"errorMessage":"midway"}`))+"\r\n\r\n")
 		},
-		"continue": func(id string) string { return r.send(id, "Expect: 100-continue\r\nContent-Length: 6", `"cont"`) },
+		"continue": func(id string) string { return send(id, "Expect: 100-continue\r\nContent-Length: 6", `"cont"`) },
 		"quit":     func(string) string { os.Exit(0); return "" },
 		"crash":    func(string) string { os.Exit(3); return "" },
 		"signal":   func(string) string { _ = syscall.Kill(os.Getpid(), syscall.SIGKILL); return "" },
@@ -194,12 +194,12 @@ func (r *rude) post(path, errorType string, body io.Reader) string {
 	if errorType != "" {
 		req.Header.Set("Lambda-Runtime-Function-Error-Type", errorType)
 	}
-	resp, err := http.DefaultClient.Do(req) //nolint:gosec,bodyclose // the Runtime API; heard closes it
+	resp, err := http.DefaultClient.Do(req) //nolint:bodyclose // heard does
 	return heard(resp, err)
 }
 
 // send sends an answer byte by byte as it is given, and then no more.
-func (r *rude) send(id, headers, body string) string {
+func send(id, headers, body string) string {
 	return raw("POST /2018-06-01/runtime/invocation/" + id + "/response HTTP/1.1\r\nHost: x\r\n" + headers + "\r\n\r\n" + body)
 }
 
