@@ -63,6 +63,7 @@ func TestAFullTmpRefusesForDiskUntilANewEnvironmentServes(t *testing.T) {
 	before := s.ps()[0]
 	var reason string
 	s.eventually(30*time.Second, "a refusal because of the disk", func() error {
+		<-time.After(100 * time.Millisecond) // the agent must have looked before it is full to the last byte
 		if reason = s.does(t.Context(), `{"fillMB":20}`); reason == "" {
 			return errors.New("another answer")
 		}
