@@ -17,6 +17,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
 // closeLimit is how long Close tries to send what is left.
@@ -53,12 +55,22 @@ func NewTraces(ctx context.Context, cfg TracesConfig) (*Traces, error) {
 	if err := CheckOTLP(cfg.Endpoint); err != nil {
 		return nil, err
 	}
-	exporter, err := otlptracegrpc.New(ctx, otlptracegrpc.WithEndpointURL(cfg.Endpoint))
+	exporter, err := otlptracegrpc.New(ctx, otlptracegrpc.WithEndpointURL(cfg.Endpoint), otlptracegrpc.WithDialOption(FindAgain()))
 	if err != nil {
 		return nil, fmt.Errorf("setting up traces: %w", err)
 	}
 	return newTraces(cfg, &quiet{SpanExporter: exporter, log: cfg.Logger}), nil
 }
+
+// FindAgain is how a collector is dialled: one that was away for hours is found
+// within seconds of its return, where gRPC by itself takes up to two minutes.
+func FindAgain() grpc.DialOption {
+	again := backoff.DefaultConfig
+	again.MaxDelay = collectorDelay
+	return grpc.WithConnectParams(grpc.ConnectParams{Backoff: again, MinConnectTimeout: collectorDelay})
+}
+
+const collectorDelay = 5 * time.Second
 
 func newTraces(cfg TracesConfig, exporter sdktrace.SpanExporter) *Traces {
 	provider := sdktrace.NewTracerProvider(

@@ -98,8 +98,9 @@ func (s *Server) open(ctx context.Context, cfg Config) error {
 		return err
 	}
 	s.closers = append(s.closers, func() error { return s.registry.Close(context.WithoutCancel(ctx)) })
+	hostname, _ := os.Hostname() // without one it is told apart by nothing
 	if s.traces, err = metrics.NewTraces(ctx, metrics.TracesConfig{
-		Endpoint: cfg.OTLPEndpoint, Service: "hearth-control", Version: cfg.Version, Ratio: cfg.TraceRatio, Logger: cfg.Logger,
+		Endpoint: cfg.OTLPEndpoint, Service: "hearth-control", Version: cfg.Version, Instance: hostname, Ratio: cfg.TraceRatio, Logger: cfg.Logger,
 	}); err != nil {
 		return fmt.Errorf("--otlp-endpoint: %w", err)
 	}

@@ -33,6 +33,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 
 	"github.com/hearth-compute/hearth/agent/logs"
+	"github.com/hearth-compute/hearth/metrics"
 )
 
 const (
@@ -81,6 +82,7 @@ type Shipper struct {
 func New(ctx context.Context, cfg Config) (*Shipper, error) {
 	exporter, err := otlploggrpc.New(ctx,
 		otlploggrpc.WithEndpointURL(cfg.Endpoint),
+		otlploggrpc.WithDialOption(metrics.FindAgain()),
 		otlploggrpc.WithTimeout(sendLimit),
 		otlploggrpc.WithRetry(otlploggrpc.RetryConfig{
 			Enabled: true, InitialInterval: 500 * time.Millisecond, MaxInterval: sendLimit / 2, MaxElapsedTime: sendLimit, //nolint:mnd // a half
