@@ -78,13 +78,13 @@ func (r *rig) calls(t *testing.T, id string, payload []byte) (controlplane.Invok
 
 func TestLargeAnswersToSmallRequestsTakeNoMoreThanTheyMay(t *testing.T) {
 	t.Parallel()
-	const size, room = 6 << 20, 16 << 20 // the least AnswerMemory
+	const size, room, callers = 6 << 20, 16 << 20, 20 // the least AnswerMemory
 	r := newRig(t)
 	k := keeps(size, size)
 	r.data(t, r.join(t, r.mint(t, "i-1")), k)
 	eventually(t, "the data connection", func() bool { return r.DataConnections("i-1") > 0 })
 	var all sync.WaitGroup
-	for i := range 40 {
+	for i := range callers {
 		payload := []byte("{}")
 		if i%8 == 0 {
 			payload = make([]byte, 100_000) // rides a stream
@@ -101,7 +101,7 @@ func TestLargeAnswersToSmallRequestsTakeNoMoreThanTheyMay(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if n, peak := k.taken.Load(), k.peak.Load(); n != 40 || peak > room || peak < size {
+	if n, peak := k.taken.Load(), k.peak.Load(); n != callers || peak > room || peak < size {
 		t.Errorf("%d answers taken, %d bytes at once", n, peak)
 	}
 }
