@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -84,6 +85,7 @@ func TestExtensions(t *testing.T) {
 	misbehaves := s.publishLayer("ext", ext)
 	s.step("are told of everything, and of the end last", func() { s.shutsDown(good) })
 	s.step("take the environment with them", func() { s.fragile(misbehaves) })
+	s.step("do not keep an environment", func() { s.stays(misbehaves) })
 	t.Run("end in a clear failure", func(t *testing.T) {
 		var many []member
 		for i := range 11 {
@@ -153,6 +155,31 @@ func (s *stack) fragile(layer string) {
 	}
 	s.eventually(10*time.Second, "its last words", func() error { return s.printed("ending: <nil>") })
 	s.remove(s.t, name)
+}
+
+// stays deletes a function with an extension that ignores what ends it.
+func (s *stack) stays(layer string) {
+	const name = "stays"
+	s.extended(s.t, name, "probe", map[string]string{"EXT": name}, layer)
+	if f := s.published(s.t, name, settled); f.State != types.StateActive {
+		s.t.Fatalf("got %s, %s: %s", f.State, f.StateReasonCode, aws.ToString(f.StateReason))
+	}
+	s.eventually(5*time.Second, "the variables extensions have", func() error {
+		return s.printed("variables: AWS_DEFAULT_REGION AWS_LAMBDA_FUNCTION_MEMORY_SIZE AWS_LAMBDA_FUNCTION_NAME AWS_LAMBDA_FUNCTION_VERSION " +
+			"AWS_LAMBDA_INITIALIZATION_TYPE AWS_LAMBDA_LOG_FORMAT AWS_LAMBDA_LOG_LEVEL AWS_LAMBDA_RUNTIME_API AWS_REGION, and no more")
+	})
+	s.remove(s.t, name)
+	s.eventually(10*time.Second, "SHUTDOWN", func() error { return s.printed("staying after 200", "spindown") })
+	s.eventually(10*time.Second, "its end", func() error {
+		entries, err := os.ReadDir("/proc")
+		for _, e := range entries {
+			pid, _ := strconv.Atoi(e.Name())
+			if strings.HasPrefix(commandLine(pid), "/opt/extensions/ext") && s.owns(cgroupOf(pid)) {
+				return fmt.Errorf("process %d is there", pid)
+			}
+		}
+		return err
+	})
 }
 
 // badExtension is a version that must fail.

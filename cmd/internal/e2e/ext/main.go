@@ -9,7 +9,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
 )
 
 func main() {
@@ -27,6 +31,13 @@ func main() {
 		os.Exit(2)
 	case "exits":
 		os.Exit(0)
+	case "stays": // whatever it is told
+		signal.Ignore(syscall.SIGTERM)
+		fmt.Println("variables:", strings.Join(variables(), " ")+", and no more")
+		id, _ := post("register", `{"events":["SHUTDOWN"]}`, "Lambda-Extension-Name", name)
+		_, said := get("event/next", id)
+		fmt.Println("staying after", said)
+		select {}
 	case "fragile":
 		id, _ := post("register", `{"events":["SHUTDOWN"]}`, "Lambda-Extension-Name", name)
 		go get("event/next", id)
@@ -50,8 +61,19 @@ func post(path, body string, headers ...string) (id, said string) {
 	return do(http.MethodPost, path, body, headers...)
 }
 
-func get(path, id string) {
-	do(http.MethodGet, path, "", "Lambda-Extension-Identifier", id)
+// variables are the names of all there are of AWS's and the runtime's.
+func variables() (names []string) {
+	for _, v := range os.Environ() {
+		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "AWS_") || strings.HasPrefix(name, "_") || strings.HasPrefix(name, "LAMBDA_") {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func get(path, id string) (_, said string) {
+	return do(http.MethodGet, path, "", "Lambda-Extension-Identifier", id)
 }
 
 func do(method, path, body string, headers ...string) (id, said string) {
