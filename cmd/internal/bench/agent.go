@@ -138,21 +138,21 @@ func (b *agentBench) launch(ctx context.Context, tokens *sessions.Tokens, contro
 
 // measure runs the control side while it measures.
 func (b *agentBench) measure(ctx context.Context, w io.Writer, p params) error {
-	return b.serving(ctx, []map[string]string{nil}, func(ctx context.Context) error {
+	return b.serving(ctx, maxConcurrency, []map[string]string{nil}, func(ctx context.Context) error {
 		return measureAll(ctx, w, p, func(ctx context.Context) error { return b.call(ctx, 0) })
 	})
 }
 
-// serving runs the control side, with one environment for each set of variables,
-// while f runs.
-func (b *agentBench) serving(ctx context.Context, variables []map[string]string, f func(context.Context) error) error {
+// serving runs the control side, with one environment of so many slots for each
+// set of variables, while f runs.
+func (b *agentBench) serving(ctx context.Context, slots int, variables []map[string]string, f func(context.Context) error) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return b.server.Run(ctx) })
 	g.Go(func() error { return b.fleet.Run(ctx) })
 	g.Go(func() error {
 		defer stop(errMeasured)
-		if err := b.startEnvironments(ctx, variables); err != nil {
+		if err := b.startEnvironments(ctx, slots, variables); err != nil {
 			return err
 		}
 		return f(ctx)
@@ -166,7 +166,7 @@ func environmentID(i int) controlplane.EnvironmentID {
 }
 
 // startEnvironments waits for the agent and has it start the functions.
-func (b *agentBench) startEnvironments(ctx context.Context, variables []map[string]string) error {
+func (b *agentBench) startEnvironments(ctx context.Context, slots int, variables []map[string]string) error {
 	err := eventually(ctx, "the agent is connected", func() (bool, error) {
 		heard := b.server.Heard()
 		return len(heard) == 1 && heard[0].Connected, nil

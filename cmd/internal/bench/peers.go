@@ -106,7 +106,7 @@ func comparePeers(ctx context.Context, w io.Writer, c comparison) (err error) {
 		return err
 	}
 	vars := []map[string]string{clients()[0].vars, clients()[1].vars}
-	return agent.serving(ctx, vars, func(ctx context.Context) error {
+	return agent.serving(ctx, slots, vars, func(ctx context.Context) error {
 		for i, c := range clients() {
 			p.add("agent "+c.name, []string{"hearth-agent", "bootstrap", "bench"}, func() (func(context.Context) error, func()) {
 				return func(ctx context.Context) error { return agent.call(ctx, i) }, func() {}

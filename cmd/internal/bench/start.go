@@ -93,7 +93,7 @@ func startsOf(ctx context.Context, archive []byte, spares int, memory *float64) 
 	if err := b.open(ctx, archive); err != nil {
 		return s, err
 	}
-	err = b.serving(ctx, nil, func(ctx context.Context) (err error) {
+	err = b.serving(ctx, slots, nil, func(ctx context.Context) (err error) {
 		if s, err = b.start(ctx, spares); err != nil || memory == nil {
 			return err
 		}
