@@ -119,7 +119,7 @@ func TestAnInvocationAllocatesLittle(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	const ceiling = 110
+	const ceiling = 60
 	if n > ceiling {
 		t.Fatalf("got %v allocations, want at most %d", n, ceiling)
 	}

@@ -176,7 +176,7 @@ func (b *agentBench) startEnvironments(ctx context.Context, slots int, variables
 	}
 	set := controlplane.DesiredSet{Epoch: 1, Generation: 1}
 	for i, v := range variables {
-		set.Environments = append(set.Environments, b.placement(i, v, maxConcurrency))
+		set.Environments = append(set.Environments, b.placement(i, v, slots))
 	}
 	b.server.Desire(instance, set)
 	return eventually(ctx, "the environments are ready", func() (bool, error) {
