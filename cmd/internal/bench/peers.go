@@ -100,9 +100,9 @@ func comparePeers(ctx context.Context, w io.Writer, c comparison) (err error) {
 	if err := p.fullPath(ctx); err != nil {
 		return err
 	}
-	agent := &agentBench{dir: dir, log: slog.New(slog.DiscardHandler)}
-	defer func() { err = errors.Join(err, agent.close()) }()
-	if err := agent.open(ctx, p.archive); err != nil {
+	agent := newAgentBench(dir, slog.New(slog.DiscardHandler))
+	defer func() { err = errors.Join(err, agent.Close()) }()
+	if err := agent.Open(ctx, p.archive); err != nil {
 		return err
 	}
 	vars := []map[string]string{clients()[0].vars, clients()[1].vars}

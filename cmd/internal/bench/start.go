@@ -88,9 +88,9 @@ func startsOf(ctx context.Context, archive []byte, spares int, memory *float64) 
 	if err != nil {
 		return s, err
 	}
-	b := &agentBench{dir: dir, log: slog.New(slog.DiscardHandler), agentArgs: []string{"--spares", itoa(spares)}}
-	defer func() { err = errors.Join(err, b.close(), os.RemoveAll(dir)) }()
-	if err := b.open(ctx, archive); err != nil {
+	b := newAgentBench(dir, slog.New(slog.DiscardHandler), "--spares", itoa(spares))
+	defer func() { err = errors.Join(err, b.Close(), os.RemoveAll(dir)) }()
+	if err := b.Open(ctx, archive); err != nil {
 		return s, err
 	}
 	err = b.serving(ctx, slots, nil, func(ctx context.Context) (err error) {
@@ -140,7 +140,7 @@ func (b *agentBench) awaitSpares(ctx context.Context, n int) error {
 		return context.Cause(ctx)
 	}
 	return eventually(ctx, "there are spares", func() (bool, error) {
-		ready, err := filepath.Glob(filepath.Join(b.dir, "instances", "*", "agent", "*", "tmp", "spare_*.img"))
+		ready, err := filepath.Glob(filepath.Join(b.Dir, "instances", "*", "agent", "*", "tmp", "spare_*.img"))
 		return len(ready) >= n, err
 	})
 }
@@ -153,7 +153,7 @@ func (b *agentBench) startUpTo(ctx context.Context, n int) (time.Duration, error
 		set.Environments = append(set.Environments, b.placement(i, nil, slots))
 	}
 	began := time.Now()
-	b.server.Desire(instance, set)
+	b.Server.Desire(instance, set)
 	var last int64
 	err := eventually(ctx, "the environments are ready", func() (ready bool, err error) {
 		ready, last, err = b.ready(n)
@@ -164,7 +164,7 @@ func (b *agentBench) startUpTo(ctx context.Context, n int) (time.Duration, error
 
 // ready says whether n environments are, and when the last became so.
 func (b *agentBench) ready(n int) (all bool, last int64, err error) {
-	heard := b.server.Heard()
+	heard := b.Server.Heard()
 	if len(heard) != 1 || len(heard[0].Environments) != n {
 		return false, 0, nil
 	}
@@ -196,7 +196,7 @@ func (b *agentBench) memory(ctx context.Context) (float64, error) {
 	}
 	for _, file := range commands {
 		command, err := os.ReadFile(file) //nolint:gosec // G304: a file of /proc
-		if err != nil || !bytes.Contains(command, []byte(b.dir)) || !bytes.Contains(command, []byte("hearth-agent")) {
+		if err != nil || !bytes.Contains(command, []byte(b.Dir)) || !bytes.Contains(command, []byte("hearth-agent")) {
 			continue
 		}
 		return resident(filepath.Join(filepath.Dir(file), "status"))

@@ -22,12 +22,15 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
+	"github.com/hearth-compute/hearth/cmd/internal/bench/alone"
 	"github.com/hearth-compute/hearth/cmd/internal/stack"
 	"github.com/hearth-compute/hearth/controlplane"
 )
@@ -100,7 +103,9 @@ func (b *bench) with(ctx context.Context, flags string, f func(context.Context, 
 		return err
 	}
 	defer func() { _ = log.Close() }()
-	r := &rig{dir: dir, log: slog.New(slog.NewTextHandler(log, nil)), weights: weights{}}
+	r := &rig{weights: weights{}, Agent: alone.Agent{
+		Dir: dir, Log: slog.New(slog.NewTextHandler(log, nil)), Subnets: netip.MustParsePrefix("10.214.0.0/16"), Args: strings.Fields(flags),
+	}}
 	defer func() {
 		if err = errors.Join(err, r.close()); err != nil {
 			err = fmt.Errorf("%w (logs are in %s)", err, dir)
@@ -108,13 +113,13 @@ func (b *bench) with(ctx context.Context, flags string, f func(context.Context, 
 		}
 		err = os.RemoveAll(dir)
 	}()
-	if err := r.open(ctx, b.archive, flags); err != nil {
+	if err := r.Open(ctx, b.archive); err != nil {
 		return err
 	}
 	ctx, stop := context.WithCancelCause(ctx)
 	done := make(chan error, 2) // one from each loop
-	go func() { done <- r.server.Run(ctx) }()
-	go func() { done <- r.fleet.Run(ctx) }()
+	go func() { done <- r.Server.Run(ctx) }()
+	go func() { done <- r.Fleet.Run(ctx) }()
 	err = f(ctx, r)
 	stop(errMeasured)
 	return errors.Join(err, <-done, <-done)
